@@ -1,0 +1,1 @@
+"""The shelf: content-addressed, verified, without code inside."""

@@ -1,0 +1,63 @@
+"""What a version says of itself: files with digests, signature, contract, decision, measures, where it came from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from modelyard.contract.decision import Decision
+from modelyard.contract.features import Contract
+from modelyard.contract.signature import Signature
+
+Task = Literal["binary", "multiclass", "regression", "tensor"]
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the artifact, verified before it is used."""
+
+    sha256: str
+    size: int
+
+
+class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a version came from, so that it can be made again."""
+
+    source: str = ""  # the table's file name, or how the model was brought
+    data_digest: str = ""  # SHA-256 of the table's bytes
+    rows: int = 0
+    seed: int | None = None
+    recipe: dict[str, Any] = {}
+    code_revision: str = ""
+    packages: dict[str, str] = {}  # name -> version, of what computed it
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The proof that the packaged model answers as the original did."""
+
+    rows: int
+    edge_rows: int  # missing, unseen and extreme values, among `rows`
+    tolerance: float
+    max_error: float  # largest absolute difference of any output
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The first file of an artifact; the artifact's digest is the SHA-256 of its bytes.
+
+    Optional files have fixed names: `contributions.npz` (tree explanations), `report.json` (measures and plots' data),
+    `quality.json` (of the table), `card.md`, `samples.json` (rows that work as posted), `holdout.json`.
+    """
+
+    model: str
+    task: Task
+    framework: str  # lightgbm, logistic, scorecard, sklearn, xgboost, onnx
+    runtime: str  # the runtime that serves it; onnx
+    created_at: str  # ISO 8601, UTC
+    files: dict[str, FileEntry]
+    signature: Signature
+    contract: Contract
+    decision: Decision | None = None
+    metrics: dict[str, float] = {}
+    parity: Parity | None = None
+    lineage: Lineage = Lineage()
+    row_cost_us: float | None = None  # measured where it was packaged; indicative

@@ -1,0 +1,1 @@
+"""Ready services as values: source, contract, recipe, decision, samples."""

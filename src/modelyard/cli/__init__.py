@@ -1,0 +1,1 @@
+"""One command; each verb wakes one wing."""

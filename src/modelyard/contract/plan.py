@@ -1,0 +1,98 @@
+"""The serving plan: the whole wanted state of the data plane, signed, with a revision that only grows."""
+
+from __future__ import annotations
+
+import msgspec
+
+from modelyard.contract.names import check_name
+
+
+class TrafficSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How an endpoint shares its calls among versions."""
+
+    weights: dict[int, int]  # version number -> percent
+    sticky_by: str | None = None  # header whose value pins a caller to one version
+
+    def __post_init__(self) -> None:
+        if not self.weights or sum(self.weights.values()) != 100 or min(self.weights.values()) < 0:
+            raise ValueError(f"weights are percents that sum to 100, got {self.weights}")
+
+
+class PlannedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version that an endpoint holds ready."""
+
+    version: int
+    digest: str  # of the artifact on the shelf
+
+
+class PlannedEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One endpoint: its versions, who gets how much, and what may be called by alias."""
+
+    name: str
+    model: str
+    versions: tuple[PlannedVersion, ...]
+    split: TrafficSplit
+    aliases: dict[str, int] = {}
+    cutoff: float | None = None  # overrides the artifact's decision
+    max_rows: int | None = None  # overrides the gateway's limit
+
+    def __post_init__(self) -> None:
+        check_name("endpoint", self.name)
+        held = {planned.version for planned in self.versions}
+        if unknown := (set(self.split.weights) | set(self.aliases.values())) - held:
+            raise ValueError(f"endpoint {self.name!r} refers to versions {sorted(unknown)} that it does not hold")
+
+
+class PlannedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a gateway must know of an API key: never the key, only its SHA-256."""
+
+    id: str
+    digest: str  # SHA-256 of the secret, 64 hex digits
+    principal: str
+    scopes: tuple[str, ...]  # such as infer, infer:credit_scoring, feedback:any
+    rows_per_second: float | None = None
+    burst_rows: int | None = None
+    expires_at: float | None = None  # seconds since 1970, UTC
+
+
+class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Everything that a gateway needs besides the shelf. Whole, monotonic, small."""
+
+    revision: int
+    published_at: float  # seconds since 1970, UTC
+    endpoints: tuple[PlannedEndpoint, ...] = ()
+    keys: tuple[PlannedKey, ...] = ()
+    require_keys: bool = False
+    default_endpoint: str | None = None  # for dialects that have no name in the path
+
+    def __post_init__(self) -> None:
+        names = [endpoint.name for endpoint in self.endpoints]
+        if len(set(names)) != len(names):
+            raise ValueError("an endpoint appears twice in the plan")
+
+
+class SignedPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What lies on disk: the plan's exact bytes and an Ed25519 signature over them, in hex."""
+
+    plan: msgspec.Raw
+    signature: str
+
+
+class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one gateway worker says of itself; the way back up for plans."""
+
+    worker: int
+    pid: int
+    revision: int = 0  # the newest revision that is served
+    refused: int = 0  # the newest revision that could not be served ...
+    reason: str = ""  # ... and why
+
+
+class GatewayState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the gateway parent says of the whole: `run/gateway.json`."""
+
+    pid: int
+    url: str
+    started_at: float
+    workers: tuple[WorkerState, ...] = ()
+    restarts: tuple[str, ...] = ()  # the last deaths of workers, each with its cause

@@ -1,0 +1,150 @@
+"""Every setting of one home, its limits included: one frozen value, and where each part came from.
+
+Strongest first: a command's flag, the environment (`MODELYARD_GATEWAY_PORT`), the file `modelyard.toml` in the home
+or in the working folder, the default. What is not known here is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelyard.contract.errors import InvalidInput
+
+ENVIRONMENT = "MODELYARD_"
+NOT_SETTINGS = frozenset({"key", "url"})  # MODELYARD_KEY and MODELYARD_URL: what a caller holds, not what a home is
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be set. Lists are written with commas in the environment."""
+
+    home: str = ".modelyard"
+    host: str = "127.0.0.1"  # gateway and control listen here; another than loopback needs require_keys
+    gateway_port: int = 8000
+    control_port: int = 8080
+    workers: int = 0  # gateway processes; 0: as many as there are cores
+    require_keys: bool = False  # off only on loopback: an address that others can reach is refused without keys
+    allowed_hosts: tuple[str, ...] = ()  # names besides loopback's that Host may say; guards against DNS rebinding
+    cors_origins: tuple[str, ...] = ()  # web origins that browsers may call from
+    tls_certificate: str = ""  # PEM files; both or neither
+    tls_key: str = ""
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_header_bytes: int = 16 * 1024  # request line and headers together
+    max_headers: int = 100
+    max_rows: int = 10_000  # rows in one call
+    max_connections: int = 20_000  # for each worker
+    max_outstanding: int = 8  # unanswered requests on one connection
+    max_queued_rows: int = 50_000  # waiting rows in one worker; above it: 503
+    header_timeout_s: float = 10.0  # from a request's first byte to the end of its headers
+    body_timeout_s: float = 30.0
+    idle_timeout_s: float = 75.0
+    write_timeout_s: float = 30.0  # for a reader that does not read
+    deadline_s: float = 30.0  # from the whole request to its answer
+    drain_s: float = 20.0  # how long a stopping worker finishes what it holds
+    record_bytes: int = 256 * 1024 * 1024  # prediction records kept on disk by each worker; the oldest go first
+    log_level: str = "info"
+    language: str = ""  # en or zh; empty: as the terminal says
+    database_url: str = ""  # empty: SQLite in the home
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_body_bytes",
+            "max_header_bytes",
+            "max_headers",
+            "max_rows",
+            "max_connections",
+            "max_outstanding",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1")
+        if self.workers < 0 or self.workers > 256:
+            raise ValueError("workers lies between 0 (as many as cores) and 256")
+        if not all(0 <= port < 65536 for port in (self.gateway_port, self.control_port)):
+            raise ValueError("a port lies between 0 and 65535")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key are set together")
+
+    @property
+    def root(self) -> Path:
+        """The home folder; everything that Modelyard remembers lies under it."""
+        return Path(self.home)
+
+    @property
+    def worker_count(self) -> int:
+        """How many gateway processes there are."""
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach what listens."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """The settings and, for each, where its value came from. Raises InvalidInput that names the wrong one."""
+    environment = os.environ if environment is None else environment
+    known = {field.name: field for field in msgspec.structs.fields(Settings)}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(known, "default")
+
+    def take(name: str, value: Any, origin: str) -> None:
+        if name not in known:
+            raise InvalidInput(f"{origin}: there is no setting {name!r}")
+        try:
+            values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"{origin}: {name}: {error}") from None
+        origins[name] = origin
+
+    from_environment = {
+        name: value
+        for key, value in environment.items()
+        if key.startswith(ENVIRONMENT) and (name := key[len(ENVIRONMENT) :].lower()) not in NOT_SETTINGS
+    }
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    home = Path(given.get("home") or from_environment.get("home") or known["home"].default)
+    for path in ((folder or Path()) / "modelyard.toml", home / "modelyard.toml"):
+        if path.is_file():
+            for name, value in _read(path).items():
+                take(name, value, str(path))
+    for name, text in from_environment.items():
+        take(name, _from_text(text, known[name].type if name in known else str), f"{ENVIRONMENT}{name.upper()}")
+    for name, value in given.items():
+        take(name, value, "command line")
+    try:
+        return Settings(**{**values, "home": str(home)}), origins
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: not TOML: {error}") from None
+
+
+def _from_text(text: str, kind: Any) -> Any:
+    if kind is bool:
+        return {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }.get(text.lower(), text)
+    if kind == tuple[str, ...]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text

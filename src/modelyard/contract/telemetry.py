@@ -1,0 +1,66 @@
+"""Prediction records and feedback as they leave a gateway: framed msgpack in segment files.
+
+A record is what the model saw, never the raw body. A segment is a run of frames; a frame is length, CRC-32 and one
+msgpack record, so a reader stops cleanly at a torn end.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+
+_HEAD = struct.Struct("<II")  # payload bytes, CRC-32 of the payload
+
+
+class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
+    """One answered call."""
+
+    request_id: str
+    time_ns: int  # since 1970, when the answer left
+    endpoint: str
+    version: int
+    revision: int
+    principal: str
+    rows: int
+    inputs: bytes  # float32[rows, features], little-endian, personal columns blanked
+    outputs: bytes  # float32[rows], the probability or the first output
+    duration_ns: int
+    caller_id: str = ""
+
+
+class Feedback(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
+    """The truth that came later, for one row of an earlier call."""
+
+    request_id: str
+    time_ns: int
+    endpoint: str
+    principal: str
+    truth: str
+    row: int = 0
+
+
+Record = Prediction | Feedback
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Record).decode
+
+
+def frame(record: Record) -> bytes:
+    """One record, ready to append to a segment."""
+    payload = _encode(record)
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def frames(segment: bytes) -> Iterator[Record]:
+    """The records of a segment, in order, up to its end or the first torn or damaged frame."""
+    at = 0
+    while at + _HEAD.size <= len(segment):
+        length, crc = _HEAD.unpack_from(segment, at)
+        payload = segment[at + _HEAD.size : at + _HEAD.size + length]
+        if len(payload) < length or zlib.crc32(payload) != crc:
+            return
+        yield _decode(payload)
+        at += _HEAD.size + length

@@ -1,0 +1,1 @@
+"""Endpoints, and which versions answer behind them."""

@@ -1,0 +1,216 @@
+"""The runner: takes jobs from the queue, does each in a process of its own, and looks after the plan meanwhile.
+
+`python -m modelyard.control.runner`. SIGTERM or SIGINT ends it cleanly: it gives back what it has not finished.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import FrameType
+
+from modelyard.contract.errors import ModelyardError
+from modelyard.contract.settings import Settings, load_settings
+from modelyard.control.setup import environment_of, start
+
+log = logging.getLogger("modelyard.control.runner")
+
+POLL_S = 1.0
+HEARTBEAT_S = 10.0
+DUTIES_S = 30.0
+GRACE_S = 5.0  # between asking a job to end and ending it
+SLOTS = 1  # jobs at a time: training uses all cores itself
+
+
+@dataclass
+class Running:
+    """One job under way."""
+
+    job: object
+    process: subprocess.Popen
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    reader: threading.Thread | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    beaten_at: float = field(default_factory=time.monotonic)
+    logged: int = 0
+    heard: int = 0
+
+
+class Runner:
+    """Claims jobs, watches their processes, renews their leases."""
+
+    def __init__(self, settings: Settings, slots: int = SLOTS) -> None:
+        self.settings = settings
+        self.slots = slots
+        self.name = f"{socket.gethostname()}:{os.getpid()}"[-100:]
+        self.stopping = threading.Event()
+        self.running: list[Running] = []
+        self._duties_at = 0.0
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        while not self.stopping.is_set():
+            try:
+                busy = self.turn()
+            except Exception as error:  # the database may be away for a while; the runner outlives it
+                from django.db import DatabaseError, connection
+
+                if not isinstance(error, DatabaseError):
+                    raise
+                log.warning("the database does not answer: %s", type(error).__name__)
+                connection.close()
+                busy = False
+            self.stopping.wait(0.1 if busy else POLL_S)
+        self.give_back()
+
+    def turn(self) -> bool:
+        """One look at everything; True if something moved."""
+        from modelyard.control.jobs import services
+
+        if time.monotonic() - self._duties_at >= DUTIES_S or not self._duties_at:
+            self._duties_at = time.monotonic()
+            self.do_duties()
+        moved = any([self._watch(entry) for entry in list(self.running)])
+        while len(self.running) < self.slots and (job := services.claim(self.name)) is not None:
+            self.running.append(self._launch(job))
+            moved = True
+        return moved
+
+    def do_duties(self) -> None:
+        """What comes round again: a plan that was not published, jobs that nobody asks about any more."""
+        from modelyard.control.deployments.publish import publish_if_needed
+        from modelyard.control.jobs.services import prune
+
+        try:
+            if (revision := publish_if_needed()) is not None:
+                log.info("published the plan again, revision %s", revision)
+        except (ModelyardError, OSError) as error:
+            log.error("the plan cannot be published: %s", error)
+        prune()
+
+    def give_back(self) -> None:
+        """End what runs and put it back into the queue."""
+        from modelyard.control.jobs.services import release
+
+        for entry in self.running:
+            _end_group(entry.process)
+            self._keep_log(entry)
+            release(entry.job)
+        self.running.clear()
+
+    def _launch(self, job) -> Running:  # noqa: ANN001 - a Job; tables exist only after start
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modelyard.control.jobs.child", str(job.pk), str(job.attempt)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment_of(self.settings),
+            start_new_session=True,
+        )
+        entry = Running(job, process)
+        entry.reader = threading.Thread(target=_listen, args=(entry,), daemon=True)
+        entry.reader.start()
+        log.info("job %s: %s, attempt %s", job.pk, job.work, job.attempt)
+        return entry
+
+    def _watch(self, entry: Running) -> bool:
+        from modelyard.control.jobs import services
+
+        status = entry.process.poll()
+        if status is not None:
+            self._close(entry, status)
+            return True
+        now = time.monotonic()
+        if now - entry.started_at > entry.job.timeout_s:
+            _end_group(entry.process)
+            self._forget(entry)
+            services.fail(entry.job, f"not done within {entry.job.timeout_s} s", retry=False)
+            return True
+        if entry.heard != entry.logged:
+            self._keep_log(entry)
+        if self._must_stop(entry, now):
+            _end_group(entry.process)
+            self._forget(entry)
+            services.stopped(entry.job)  # changes nothing if it has become somebody else's
+            return True
+        return False
+
+    def _must_stop(self, entry: Running, now: float) -> bool:
+        from modelyard.control.jobs import services
+
+        if services.find_job(entry.job.pk).cancel_asked:
+            return True
+        if now - entry.beaten_at < HEARTBEAT_S:
+            return False
+        entry.beaten_at = now
+        return not services.heartbeat(entry.job)
+
+    def _close(self, entry: Running, status: int) -> None:
+        from modelyard.control.jobs import services
+
+        self._forget(entry)
+        if status < 0:  # the child could not say so itself
+            cause = signal.Signals(-status).name
+            hint = "; the system may have run out of memory" if cause == "SIGKILL" else ""
+            services.fail(entry.job, f"its process was ended by {cause}{hint}")
+        elif status not in (0, 1, 2):
+            services.fail(entry.job, f"its process ended with status {status}; the job's log says more")
+        log.info("job %s ended with status %s", entry.job.pk, status)
+
+    def _forget(self, entry: Running) -> None:
+        self.running.remove(entry)
+        entry.process.stdin.close()
+        entry.reader.join(GRACE_S)
+        self._keep_log(entry)
+
+    def _keep_log(self, entry: Running) -> None:
+        from modelyard.control.jobs.services import keep_log
+
+        entry.logged = entry.heard
+        keep_log(entry.job, list(entry.lines))
+
+
+def _listen(entry: Running) -> None:
+    with entry.process.stdout as stream:
+        for line in iter(lambda: stream.readline(4096), b""):
+            entry.lines.append(line.decode("utf-8", "replace").rstrip())
+            entry.heard += 1
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End a job and whatever it started: first asked, then made."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+            if sign is signal.SIGTERM:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # children that outlived their parent
+            return
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT."""
+    settings = start(load_settings()[0])
+    runner = Runner(settings)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        runner.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    log.info("runner %s takes jobs", runner.name)
+    runner.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

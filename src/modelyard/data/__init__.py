@@ -1,0 +1,1 @@
+"""Sources, cleaning, features, and contracts inferred from data."""

@@ -1,0 +1,116 @@
+"""Models as ONNX graphs: one tensor `rows` in, `probability` out.
+
+The graphs of tree ensembles are written here, split by split, because general converters round thresholds and give
+the answer a fixed number of rows. Opset and IR version are those that ONNX Runtime 1.24 and newer read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from modelyard.optimise.trees import Forest, Leaf, Node, Split
+
+OPSET = 18
+ML_OPSET = 3
+IR_VERSION = 9
+_MISSING_RIGHT, _MISSING_LEFT = 0, 1
+
+
+def forest_to_onnx(forest: Forest) -> bytes:
+    """A forest as an ONNX graph: `rows` float32[N, features] -> `probability` float32[N]."""
+    trees = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["rows"],
+        ["log_odds"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function="SUM",
+        post_transform="NONE",  # ONNX Runtime does not apply LOGISTIC to a single target
+        **_tree_attributes(forest),
+    )
+    flat = helper.make_node("Reshape", ["log_odds", "flat"], ["log_odds_flat"])
+    probability = helper.make_node("Sigmoid", ["log_odds_flat"], ["probability"])
+    return graph_to_bytes(
+        [trees, flat, probability], {"flat": np.array([-1], dtype=np.int64)}, forest.features, {"probability": ["N"]}, "forest"
+    )
+
+
+def graph_to_bytes(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray[Any, Any]],
+    features: int,
+    outputs: dict[str, list[str | int]],
+    name: str,
+) -> bytes:
+    """A checked graph over `rows` float32[N, features] with float32 outputs of the given shapes."""
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["N", features])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape) for output, shape in outputs.items()],
+        [numpy_helper.from_array(value, constant) for constant, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="modelyard")
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _tree_attributes(forest: Forest) -> dict[str, Any]:
+    rows: list[tuple[int, int, int, float, str, int, int, int]] = []
+    leaves: list[tuple[int, int, float]] = []
+    for tree, root in enumerate(forest.trees):
+        _write_tree(tree, root, rows, leaves)
+    columns = list(zip(*rows, strict=True))
+    names = (
+        "nodes_treeids nodes_nodeids nodes_featureids nodes_values nodes_modes nodes_truenodeids nodes_falsenodeids "
+        "nodes_missing_value_tracks_true"
+    ).split()
+    attributes: dict[str, Any] = dict(zip(names, map(list, columns), strict=True))
+    attributes |= {
+        "target_treeids": [tree for tree, _, _ in leaves],
+        "target_nodeids": [node for _, node, _ in leaves],
+        "target_ids": [0] * len(leaves),
+        "target_weights": [value for _, _, value in leaves],
+    }
+    return attributes
+
+
+def _write_tree(
+    tree: int,
+    root: Node,
+    rows: list[tuple[int, int, int, float, str, int, int, int]],
+    leaves: list[tuple[int, int, float]],
+) -> None:
+    """One tree as nodes with numbers. A set of codes becomes a chain of questions that share one yes."""
+    todo: deque[tuple[Node, int]] = deque([(root, 0)])
+    free = 1
+    while todo:
+        node, number = todo.popleft()
+        if isinstance(node, Leaf):
+            rows.append((tree, number, 0, 0.0, "LEAF", 0, 0, 0))
+            leaves.append((tree, number, node.value))
+            continue
+        yes = free
+        free += 1
+        todo.append((node.left, yes))
+        questions = _questions(node)
+        for index, (mode, value) in enumerate(questions):
+            no = free
+            free += 1
+            # Only the last question of a chain may send a missing value to the yes; the others pass it on.
+            missing = int(node.missing_left and index == len(questions) - 1)
+            rows.append((tree, number, node.feature, value, mode, yes, no, missing))
+            number = no
+        todo.append((node.right, number))
+
+
+def _questions(node: Split) -> list[tuple[str, float]]:
+    if node.codes is not None:
+        return [("BRANCH_EQ", float(code)) for code in sorted(node.codes)]
+    return [("BRANCH_LEQ", float(node.threshold))]  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""One loaded version, whatever framework made it."""

@@ -1,0 +1,74 @@
+"""A loaded version: its artifact, its encoder, its runtime and its decision, as one thing that answers matrices.
+
+The gateway and `modelyard.load` both answer through this class, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from modelyard.artifacts.store import Artifact
+from modelyard.contract.encoding import Encoder
+from modelyard.contract.errors import ModelFailed
+from modelyard.contract.tensor import Matrix, Tensors
+from modelyard.runtimes.catalogue import open_runtime
+
+WARM_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class LoadedVersion:
+    """One version in memory. `predict` and `explain` take raw contract matrices; cleaning happens inside."""
+
+    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+        self.artifact = artifact
+        self.manifest = artifact.manifest
+        self.encoder = Encoder(artifact.manifest.contract)
+        self.decision = artifact.manifest.decision
+        self.runtime = open_runtime(artifact, threads)
+
+    def predict(self, matrix: Matrix) -> Tensors:
+        """Answer a batch, float32[n, features]; outputs have n rows each, or ModelFailed says that they have not.
+
+        A version with a decision also answers `score`, int64[n].
+        """
+        outputs = self.runtime.predict({"rows": self.encoder.finish(matrix)})
+        for name, values in outputs.items():
+            if len(values) != len(matrix):
+                raise ModelFailed(f"output {name!r} has {len(values)} rows for {len(matrix)} rows of input")
+        if self.decision is not None:
+            outputs["score"] = self.decision.scale.score(outputs["probability"])  # type: ignore[arg-type]
+        return outputs
+
+    def explain(self, matrix: Matrix) -> Matrix | None:
+        """Log-odds of each feature and, last, the base: float32[n, features + 1]; None if it cannot explain."""
+        return self.runtime.contributions({"rows": self.encoder.finish(matrix)})
+
+    def warm(self, sizes: Sequence[int] = WARM_SIZES, rounds: int = 3) -> dict[int, float]:
+        """Call the model before traffic does; return seconds for each batch size (the best of `rounds`)."""
+        row = self.typical_row()
+        curve: dict[int, float] = {}
+        for size in sizes:
+            batch = np.repeat(row, size, axis=0)
+            best = float("inf")
+            for _ in range(rounds):
+                start = time.perf_counter()
+                self.predict(batch)
+                best = min(best, time.perf_counter() - start)
+            curve[size] = best
+        self.explain(row)
+        return curve
+
+    def typical_row(self) -> Matrix:
+        """One raw row that the contract accepts: its example, or typical values."""
+        contract = self.manifest.contract
+        if contract.example:
+            return self.encoder.encode_rows([contract.example])
+        values = [column.typical if column.typical is not None else 0.0 for column in self.encoder.features]
+        return np.array([values], dtype=np.float32)
+
+    def close(self) -> None:
+        """Free the runtime; no call follows."""
+        self.runtime.close()

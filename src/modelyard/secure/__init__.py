@@ -1,0 +1,1 @@
+"""Pure rules of security: keys, rates, signatures, redaction."""

@@ -1,0 +1,160 @@
+"""Metrics that cost an addition: each worker owns a mapped slab of integers, and any worker reads them all.
+
+A slab outlives its worker: the replacement goes on counting in it, so a restart lowers nothing. Beside each slab a
+text file says which cells belong to which series.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+
+CELLS = 1 << 16  # integers in one slab; series beyond it share one overflow cell and are counted as such
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
+HELP = {
+    "modelyard_requests": "Answered requests.",
+    "modelyard_request_seconds": "Time from a whole request to its answer.",
+    "modelyard_rows": "Rows answered.",
+    "modelyard_batch_rows": "Rows in one call of the model.",
+    "modelyard_batches": "Calls of the model, by why the batch had its size.",
+    "modelyard_refusals": "Requests refused before any model saw them.",
+    "modelyard_dropped_calls": "Calls whose caller had gone or whose deadline had passed, dropped before computing.",
+    "modelyard_records_dropped": "Prediction records lost because the buffer was full.",
+    "modelyard_feedback": "Truths received.",
+    "modelyard_plan_revision": "Revision of the plan that is served; the lowest of all workers.",
+    "modelyard_plan_published_timestamp_seconds": "When that plan was published, seconds since 1970.",
+    "modelyard_loop_lag_seconds": "How late the event loop last woke; the worst worker.",
+    "modelyard_connections": "Open connections.",
+}
+
+_Series = tuple[str, str, tuple[tuple[str, str], ...], int]  # kind, name, labels, first cell
+
+
+class Counters:
+    """One worker's slab, for adding."""
+
+    def __init__(self, folder: Path, worker: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.cells = _map(folder / f"worker-{worker}.slab")
+        self._names = open(folder / f"worker-{worker}.names", "a+", encoding="utf-8")  # noqa: SIM115 - for life
+        self._known: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._next = 1  # cell 0 takes what has no room
+        self._names.seek(0)
+        for kind, name, labels, cell in _series(self._names):
+            self._known[name, labels] = cell
+            self._next = max(self._next, cell + _width(kind, name))
+        self._names.write("\n")  # a torn last line ends here
+
+    def counter(self, name: str, **labels: str) -> int:
+        """The cell of a counter; add to `cells[...]`."""
+        return self._cell("counter", name, labels)
+
+    def gauge(self, name: str, **labels: str) -> int:
+        """The cell of a gauge, in millionths; assign to `cells[...]`."""
+        return self._cell("gauge", name, labels)
+
+    def histogram(self, name: str, **labels: str) -> int:
+        """The first cell of a histogram: its buckets, then the sum (ns for seconds)."""
+        return self._cell("histogram", name, labels)
+
+    def _cell(self, kind: str, name: str, labels: dict[str, str]) -> int:
+        key = (name, tuple(sorted(labels.items())))
+        if (cell := self._known.get(key)) is not None:
+            return cell
+        cell, width = self._next, _width(kind, name)
+        if cell + width > CELLS:
+            return 0 if kind == "counter" else CELLS - width
+        self._next += width
+        self._known[key] = cell
+        self._names.write(json.dumps([kind, name, key[1], cell]) + "\n")
+        self._names.flush()
+        return cell
+
+
+def exposition(folder: Path) -> bytes:
+    """All workers' counters together, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(folder))  # type: ignore[arg-type]
+    return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        total: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[int]] = {}
+        for path in sorted(self.folder.glob("*.slab")):
+            cells = _map(path)
+            with open(path.with_suffix(".names"), encoding="utf-8") as names:
+                for kind, name, labels, cell in _series(names):
+                    values = list(cells[cell : cell + _width(kind, name)])
+                    _add(total.setdefault((kind, name, labels), []), values, kind, name)
+        by_name: dict[tuple[str, str], list[tuple[tuple[tuple[str, str], ...], list[int]]]] = {}
+        for (kind, name, labels), values in total.items():
+            by_name.setdefault((kind, name), []).append((labels, values))
+        for (kind, name), series in sorted(by_name.items()):
+            yield _family(kind, name, series)
+
+
+def _add(sum_: list[int], values: list[int], kind: str, name: str) -> None:
+    if not sum_:
+        sum_ += values
+    elif kind == "gauge" and name != "modelyard_connections":
+        lowest = name.startswith("modelyard_plan")
+        sum_[0] = min(sum_[0], values[0]) if lowest else max(sum_[0], values[0])
+    else:
+        sum_[:] = [a + b for a, b in zip(sum_, values, strict=True)]
+
+
+def _family(
+    kind: str, name: str, series: list[tuple[tuple[tuple[str, str], ...], list[int]]]
+) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+    labels = [label for label, _ in series[0][0]]
+    family = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}[kind](
+        name, HELP[name], labels=labels
+    )
+    for pairs, values in series:
+        texts = [text for _, text in pairs]
+        if kind == "histogram":
+            scale = 1e9 if name.endswith("_seconds") else 1
+            buckets, running = [], 0
+            for edge, value in zip([*_edges(name), "+Inf"], values, strict=False):
+                running += value
+                buckets.append((str(edge), float(running)))
+            family.add_metric(texts, buckets=buckets, sum_value=values[-1] / scale)
+        else:
+            family.add_metric(texts, values[0] / 1e6 if kind == "gauge" else values[0])
+    return family
+
+
+def _edges(name: str) -> tuple[float, ...]:
+    return SECONDS if name.endswith("_seconds") else ROWS
+
+
+def _width(kind: str, name: str) -> int:
+    return len(_edges(name)) + 2 if kind == "histogram" else 1
+
+
+def _series(lines: Iterable[str]) -> Iterator[_Series]:
+    for line in lines:
+        try:
+            kind, name, labels, cell = json.loads(line)
+        except ValueError:  # a torn line: its worker was killed while writing it
+            continue
+        yield kind, name, tuple((key, text) for key, text in labels), cell
+
+
+def _map(path: Path) -> memoryview:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        if os.fstat(file.fileno()).st_size < CELLS * 8:
+            file.truncate(CELLS * 8)
+        return memoryview(mmap.mmap(file.fileno(), CELLS * 8)).cast("q")

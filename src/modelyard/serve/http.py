@@ -1,0 +1,421 @@
+"""The HTTP/1.1 edge: bytes in, whole admitted requests out; answers leave in request order. Knows no model.
+
+Strict where leniency has cost others: one Host, one length, trailers never become headers, bytes are counted before
+the end of the headers, and every state of a connection has a deadline that a trickle of bytes does not extend.
+The parser is llhttp (through httptools); what it lets through and we do not is refused here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import httptools
+
+from modelyard.contract.errors import InvalidInput, ModelyardError, Overloaded, TooLarge
+from modelyard.contract.settings import Settings
+
+DISCARD_BYTES = 64 * 1024  # a refused request's body up to this size is read and dropped, so the connection lives on
+LINGER_S = 1.0  # how long a closing connection still reads, so that a reset does not destroy the last answer
+SWEEP_S = 0.25  # how exact deadlines of connections are
+NEVER = float("inf")
+
+_SINGLE = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"x-api-key", b"expect")
+)
+_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_DIGITS = re.compile(rb"[0-9]{1,19}")
+JSON = b"application/json"
+
+
+class Application(Protocol):
+    """What the edge asks of the gateway."""
+
+    def admit(self, exchange: Exchange) -> None:
+        """At the end of the headers: who, where, how often. Raises the ModelyardError that refuses the request."""
+
+    def handle(self, exchange: Exchange) -> None:
+        """The request is whole: see that `exchange` is answered once, now or later."""
+
+    def refuse(self, exchange: Exchange, error: ModelyardError, status: int | None = None) -> None:
+        """Answer with an error."""
+
+    def failed(self, error: BaseException) -> ModelyardError:
+        """Log a fault of ours and return what callers may know of it."""
+
+
+class Exchange:
+    """One request, and the place that its answer has in the connection's order."""
+
+    __slots__ = (
+        "answered", "body", "connection", "data", "expects", "extra", "headers", "keep_alive", "length", "method",
+        "refused", "response", "target",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.method = b""
+        self.target = b""
+        self.headers: dict[bytes, bytes] = {}  # names in lower case
+        self.body: bytes | bytearray = b""
+        self.length: int | None = None
+        self.keep_alive = False  # until the whole request is read
+        self.refused = False
+        self.expects = False
+        self.answered = False
+        self.response: bytes | None = None
+        self.extra = b""  # header lines that the answer carries whatever it is, such as CORS
+        self.data: Any = None  # the application's own
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.connection.transport is None
+
+    def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: bytes = b"") -> None:
+        """Answer once; a second answer is ignored. `headers`: further lines, each ending with CRLF."""
+        if self.answered:
+            return
+        self.answered = True
+        connection = self.connection
+        if not self.keep_alive or connection.server.draining:
+            self.keep_alive = False
+            headers += b"connection: close\r\n"
+        self.response = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+            _LINES[status], content_type, len(body), connection.server.date, headers + self.extra,
+            b"" if self.method == b"HEAD" else body,
+        )  # fmt: skip
+        connection.flush()
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. Reads requests, keeps their order, enforces every limit and deadline."""
+
+    __slots__ = (
+        "chunk", "closing", "current", "deadline", "head_bytes", "head_count", "held", "in_head", "parser", "problem",
+        "raw_bytes", "server", "slots", "transport", "waiting", "write_deadline",
+    )  # fmt: skip
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        self.transport: asyncio.Transport | None = None
+        self.parser = httptools.HttpRequestParser(self)
+        self.slots: deque[Exchange] = deque()  # requests whose answer has not left, oldest first
+        self.held: deque[Exchange] = deque()  # whole requests above max_outstanding
+        self.waiting = 0  # handed to the application, not yet answered
+        self.current: Exchange | None = None
+        self.in_head = False
+        self.chunk = 0
+        self.head_bytes = self.head_count = self.raw_bytes = 0
+        self.problem: tuple[ModelyardError, int] | None = None
+        self.closing = False  # nothing further is read as a request
+        self.deadline = self.write_deadline = NEVER
+
+    # --- the socket's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.deadline = self.server.now() + self.server.settings.idle_timeout_s
+        self.server.connections.add(self)
+        if len(self.server.connections) > self.server.settings.max_connections:
+            self._refuse_and_close(Overloaded("the gateway holds max_connections connections; try again shortly"), 503)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self.transport = self.parser = self.current = None
+        self.slots.clear()
+        self.held.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing or self.parser is None:
+            return
+        in_body = self.current is not None and not self.in_head
+        self.chunk = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            self._refuse_and_close(self.server.app.failed(error), 500)
+            return
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self.closing:
+                self._refuse_and_close(InvalidInput("the bytes received are not a valid HTTP/1.1 request"), 400)
+            return
+        if self.closing or self.current is None:
+            return
+        settings = self.server.settings
+        if self.in_head:
+            self.head_bytes += len(data)
+            if self.head_bytes > settings.max_header_bytes:
+                self._refuse_and_close(TooLarge(_head_limit(settings)), 431)
+        elif in_body:
+            # What the parser delivers is counted in on_body; this counts what it swallows: chunk extensions, trailers.
+            self.raw_bytes += len(data)
+            if self.raw_bytes > 2 * settings.max_body_bytes + DISCARD_BYTES:
+                self._refuse_and_close(TooLarge("the chunked body's framing is larger than what it frames"), 413)
+
+    def eof_received(self) -> bool:
+        """A half-closed caller still gets the answers it waits for."""
+        if self.current is not None or not self.slots:
+            self.closing = True
+            if self.current is not None and self.current in self.slots:
+                self.slots.remove(self.current)
+            self.current = None
+        if not self.slots and not self.held:
+            return False
+        self.closing = True
+        self.slots[-1].keep_alive = False
+        return True
+
+    def pause_writing(self) -> None:
+        self.write_deadline = self.server.now() + self.server.settings.write_timeout_s
+        if self.transport:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.write_deadline = NEVER
+        self._resume_reading()
+
+    # --- the parser's side
+
+    def on_message_begin(self) -> None:
+        if self.closing:
+            return
+        self.current = Exchange(self)
+        self.in_head = True
+        self.head_bytes = self.head_count = self.raw_bytes = 0
+        self.problem = None
+        self.deadline = self.server.now() + self.server.settings.header_timeout_s
+
+    def on_url(self, fragment: bytes) -> None:
+        if self.current:
+            self.current.target += fragment
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        exchange = self.current
+        if exchange is None or not self.in_head:
+            # A trailer: never a header. Its bytes are counted in data_received.
+            return
+        self.head_count += 1
+        name = name.lower()
+        headers = exchange.headers
+        if name in headers:
+            if name in _SINGLE:
+                self.problem = (InvalidInput(f"the header {name.decode('latin-1')!r} may be sent once"), 400)
+                return
+            value = headers[name] + b", " + value
+        headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        exchange = self.current
+        if exchange is None:
+            return
+        self.in_head = False
+        server = self.server
+        exchange.method = self.parser.get_method()
+        self.slots.append(exchange)
+        try:
+            self._check_head(exchange)
+            server.app.admit(exchange)
+        except ModelyardError as error:
+            status = self.problem[1] if self.problem else None
+            self._refuse_early(exchange, error, status)
+            return
+        self.deadline = server.now() + server.settings.body_timeout_s
+        if exchange.expects and len(self.slots) == 1 and self.transport:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, chunk: bytes) -> None:
+        exchange = self.current
+        if exchange is None or exchange.refused:
+            return
+        if not exchange.body:
+            exchange.body = chunk
+            size = len(chunk)
+        else:
+            if type(exchange.body) is bytes:
+                exchange.body = bytearray(exchange.body)
+            exchange.body += chunk
+            size = len(exchange.body)
+        if size > self.server.settings.max_body_bytes:
+            exchange.refused = True
+            self._refuse_and_close(TooLarge(_body_limit(self.server.settings)), 413, exchange)
+
+    def on_message_complete(self) -> None:
+        exchange, self.current = self.current, None
+        if exchange is None:
+            return
+        exchange.keep_alive = self.parser.should_keep_alive() and not self.closing
+        if not exchange.keep_alive:
+            self.closing = True
+        self.deadline = NEVER
+        if exchange.refused:
+            self.flush()
+        elif self.waiting >= self.server.settings.max_outstanding:
+            self.held.append(exchange)
+            if self.transport:
+                self.transport.pause_reading()
+        else:
+            self._hand_over(exchange)
+
+    # --- between the two
+
+    def flush(self) -> None:
+        """Send every answer whose turn it is."""
+        transport, slots = self.transport, self.slots
+        if transport is None:
+            return
+        while slots and slots[0].response is not None:
+            exchange = slots[0]
+            if exchange is self.current:
+                if exchange.keep_alive and not self.closing:
+                    return  # refused early: it leaves when the rest of the request has been read
+            slots.popleft()
+            transport.write(exchange.response)
+            if not exchange.refused:
+                self.waiting -= 1
+            if not exchange.keep_alive:
+                self._linger()
+                return
+        while self.held and self.waiting < self.server.settings.max_outstanding:
+            self._hand_over(self.held.popleft())
+        if not self.held:
+            self._resume_reading()
+        if not slots and self.current is None:
+            self.deadline = self.server.now() + self.server.settings.idle_timeout_s
+
+    def expire(self, now: float) -> None:
+        """A deadline has passed: say so where someone may listen, then close."""
+        if self.transport is None:
+            return
+        if self.write_deadline < now or self.closing or (self.current is None and not self.slots):
+            self.transport.abort() if self.write_deadline < now else self.transport.close()
+        elif self.in_head:
+            self._refuse_and_close(InvalidInput("the headers did not arrive within header_timeout_s"), 408)
+        else:
+            self._refuse_and_close(InvalidInput("the body did not arrive within body_timeout_s"), 408)
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        self.waiting += 1
+        try:
+            self.server.app.handle(exchange)
+        except ModelyardError as error:
+            self.server.app.refuse(exchange, error)
+        except Exception as error:  # a fault of ours must cost one request, not the connection's others
+            self.server.app.refuse(exchange, self.server.app.failed(error))
+
+    def _check_head(self, exchange: Exchange) -> None:
+        """What llhttp lets through and we do not. Sets `problem` for statuses other than the error's own."""
+        settings, headers = self.server.settings, exchange.headers
+        if self.problem:
+            raise self.problem[0]
+        size = self.head_bytes + self.chunk  # an upper bound; the exact size is only wanted above the limit
+        if size > settings.max_header_bytes:
+            size = len(exchange.target) + sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * self.head_count
+        if size > settings.max_header_bytes or self.head_count > settings.max_headers:
+            raise self._problem(TooLarge(_head_limit(settings)), 431)
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise self._problem(InvalidInput("only HTTP/1.1 and HTTP/1.0 are spoken here"), 505)
+        if not headers.get(b"host") and version == "1.1":
+            raise self._problem(InvalidInput("the header 'host' is required"), 400)
+        if (coding := headers.get(b"transfer-encoding")) is not None:
+            if coding.lower() != b"chunked" or b"content-length" in headers or version == "1.0":
+                raise self._problem(InvalidInput("transfer-encoding is 'chunked' alone, without content-length"), 400)
+        elif (length := headers.get(b"content-length")) is not None:
+            if not _DIGITS.fullmatch(length):
+                raise self._problem(InvalidInput("content-length is a number"), 400)
+            exchange.length = int(length)
+            if exchange.length > settings.max_body_bytes:
+                raise self._problem(TooLarge(_body_limit(settings)), 413)
+        else:
+            exchange.length = 0
+        if (expectation := headers.get(b"expect")) is not None and version == "1.1":
+            if expectation.lower() != b"100-continue":
+                raise self._problem(InvalidInput("the only expectation met is '100-continue'"), 417)
+            exchange.expects = True
+
+    def _problem(self, error: ModelyardError, status: int) -> ModelyardError:
+        self.problem = (error, status)
+        return error
+
+    def _refuse_early(self, exchange: Exchange, error: ModelyardError, status: int | None) -> None:
+        """Refuse at the end of the headers: read a small body away, or close."""
+        exchange.refused = True
+        small = exchange.length is not None and exchange.length <= DISCARD_BYTES and not exchange.expects
+        if small and (status is None or status == 404):
+            exchange.keep_alive = self.parser.should_keep_alive()
+            self.deadline = self.server.now() + self.server.settings.body_timeout_s
+            self.server.app.refuse(exchange, error, status)
+        else:
+            self._refuse_and_close(error, status, exchange)
+
+    def _refuse_and_close(self, error: ModelyardError, status: int | None, exchange: Exchange | None = None) -> None:
+        """The connection ends with this answer, after those that came before it."""
+        self.closing = True
+        exchange = exchange or self.current or Exchange(self)
+        if exchange not in self.slots:
+            self.slots.append(exchange)
+        self.current = None
+        exchange.keep_alive = False
+        exchange.refused = True
+        self.deadline = NEVER
+        self.server.app.refuse(exchange, error, status)
+
+    def _linger(self) -> None:
+        self.closing = True
+        self.slots.clear()
+        self.held.clear()
+        self.deadline = self.server.now() + LINGER_S
+        transport = self.transport
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+            transport.resume_reading()
+        else:
+            transport.close()
+
+    def _resume_reading(self) -> None:
+        if self.transport and not self.held and self.write_deadline == NEVER and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+class HttpServer:
+    """Every connection of one worker, and the sweep that keeps their deadlines."""
+
+    def __init__(self, settings: Settings, app: Application, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings, self.app, self.loop = settings, app, loop
+        self.now = loop.time
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.date = b""
+        self._sweep()
+
+    def __call__(self) -> Connection:
+        return Connection(self)
+
+    def drain(self) -> None:
+        """Take no further request: idle connections close now, busy ones with their last answer."""
+        self.draining = True
+        for connection in list(self.connections):
+            if not connection.slots and connection.current is None and connection.transport:
+                connection.transport.close()
+
+    def _sweep(self) -> None:
+        now = self.now()
+        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        for connection in [c for c in self.connections if c.deadline < now or c.write_deadline < now]:
+            connection.expire(now)
+        self.loop.call_later(SWEEP_S, self._sweep)
+
+
+def _head_limit(settings: Settings) -> str:
+    return f"the headers exceed max_header_bytes={settings.max_header_bytes} or max_headers={settings.max_headers}"
+
+
+def _body_limit(settings: Settings) -> str:
+    return f"the body exceeds max_body_bytes={settings.max_body_bytes}"

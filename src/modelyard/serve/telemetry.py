@@ -1,0 +1,150 @@
+"""What the gateway tells of itself: counters, and a record of every answered call.
+
+Records are framed here and written by a thread, whose only work is the system call. The buffer is bounded: when it is
+full a record is dropped and counted. Segments are 0600; the oldest go when `record_bytes` is reached.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from modelyard.contract.telemetry import Feedback, Prediction, frame
+from modelyard.serve.call import Batch, Call
+from modelyard.serve.counters import SECONDS, Counters
+from modelyard.serve.log import log
+
+BUFFER_BYTES = 16 * 1024 * 1024
+SEGMENT_BYTES = 16 * 1024 * 1024
+FLUSH_S = 0.2
+_EDGES_NS = [int(edge * 1e9) for edge in SECONDS]
+_SUM = len(SECONDS) + 1
+
+
+class Telemetry:
+    """One worker's counters and records."""
+
+    def __init__(self, counters: Counters, folder: Path, worker: int, budget_bytes: int) -> None:
+        self.counters = counters
+        self.cells = counters.cells
+        self.revision = 0
+        self._records = RecordWriter(folder, worker, budget_bytes)
+        self._dropped = counters.counter("modelyard_records_dropped")
+        self._refusals: dict[tuple[str, int], int] = {}
+        self._epoch_ns = time.time_ns() - time.monotonic_ns()
+
+    def note(self, call: Call, batch: Batch, start: int) -> None:
+        """One answered call: its counters and its record."""
+        now_ns = time.monotonic_ns()
+        took_ns = now_ns - call.started_ns
+        deployment, cells = call.deployment, self.cells
+        cells[deployment.requests] += 1
+        cells[deployment.rows] += call.rows
+        cells[deployment.latency + bisect_left(_EDGES_NS, took_ns)] += 1
+        cells[deployment.latency + _SUM] += took_ns
+        loaded = deployment.replica.loaded
+        matrix = call.matrix
+        if loaded.encoder.private is not None:
+            matrix = np.where(loaded.encoder.private, np.nan, matrix).astype(np.float32)
+        first = batch.outputs["probability"] if "probability" in batch.outputs else next(iter(batch.outputs.values()))
+        mine = first[start : start + call.rows]
+        record = Prediction(
+            call.request_id, now_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
+            call.principal.name, call.rows, matrix.tobytes(),
+            mine.tobytes() if mine.dtype == np.float32 else b"", took_ns,
+            call.exchange.headers.get(b"x-request-id", b"")[:64].decode("ascii", "replace"),
+        )  # fmt: skip
+        if not self._records.put(frame(record)):
+            cells[self._dropped] += 1
+
+    def feedback(self, truths: list[Feedback]) -> None:
+        """Truths that callers gave."""
+        for truth in truths:
+            if not self._records.put(frame(truth)):
+                self.cells[self._dropped] += 1
+
+    def refused(self, code: str, status: int) -> None:
+        """One request that no model saw."""
+        cell = self._refusals.get((code, status))
+        if cell is None:
+            cell = self._refusals[code, status] = self.counters.counter(
+                "modelyard_refusals", code=code, status=str(status)
+            )
+        self.cells[cell] += 1
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._records.close()
+
+
+class RecordWriter:
+    """A bounded buffer of frames and the thread that appends them to segment files."""
+
+    def __init__(self, folder: Path, worker: int, budget_bytes: int) -> None:
+        self._folder, self._worker, self._budget = folder, worker, budget_bytes
+        self._frames: deque[bytes] = deque()
+        self._taken = 0  # bytes in, counted by the loop's thread alone ...
+        self._gone = 0  # ... and bytes out, counted by the writer's alone
+        self._wake = threading.Event()
+        self._closing = False
+        self._file: int | None = None
+        self._written = 0
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+        self._thread.start()
+
+    def put(self, data: bytes) -> bool:
+        """Whether there was room. Called from the loop's thread only."""
+        if self._taken - self._gone + len(data) > BUFFER_BYTES:
+            return False
+        self._frames.append(data)
+        self._taken += len(data)
+        return True
+
+    def close(self) -> None:
+        """Write the rest and end the thread."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(FLUSH_S)
+            frames = [self._frames.popleft() for _ in range(len(self._frames))]
+            if frames:
+                data = b"".join(frames)
+                try:
+                    self._write(data)
+                except OSError as error:
+                    log.error("records could not be written", error=str(error))
+                self._gone += len(data)
+            elif self._closing:
+                if self._file is not None:
+                    os.close(self._file)
+                return
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None or self._written > SEGMENT_BYTES:
+            self._rotate()
+        while data:
+            written = os.write(self._file, data)  # type: ignore[arg-type]
+            self._written += written
+            data = data[written:]
+
+    def _rotate(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mine = sorted(self._folder.glob(f"worker-{self._worker}-*.records"))
+        sizes = [path.stat().st_size for path in mine]
+        while mine and sum(sizes) + SEGMENT_BYTES > self._budget:
+            mine.pop(0).unlink(missing_ok=True)
+            sizes.pop(0)
+        name = f"worker-{self._worker}-{time.time_ns():020d}.records"
+        self._file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._written = 0

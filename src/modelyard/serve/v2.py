@@ -1,0 +1,359 @@
+"""Open Inference Protocol V2 over REST: JSON tensors and the binary tensor extension. Keeps no state.
+
+One tensor for each column, or one matrix for versions that were brought as such. Everything about sizes is checked
+before any array is made: element counts are Python integers, so nothing overflows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelyard import __version__
+from modelyard.contract.encoding import decode_any
+from modelyard.contract.errors import InvalidInput, TooLarge, Undecodable
+from modelyard.contract.signature import TensorSpec
+from modelyard.contract.tensor import NUMPY_TYPES, datatype_of, element_count
+from modelyard.serve.call import Batch, Call
+from modelyard.serve.routing import Deployment, Route, Routes
+
+EXTENSIONS = ["binary_tensor_data"]
+LENGTH = b"inference-header-content-length"
+MAX_TENSORS = 4096
+_PARAMETERS = frozenset(("binary_data_size", "binary_data", "binary_data_output"))
+_encode = msgspec.json.Encoder().encode
+
+
+class InputTensor(msgspec.Struct, gc=False):
+    """One tensor of a request."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, str | int | float | bool] = {}
+
+
+class RequestedOutput(msgspec.Struct, gc=False):
+    """One output that the caller wants."""
+
+    name: str
+    parameters: dict[str, str | int | float | bool] = {}
+
+
+class InferRequest(msgspec.Struct, gc=False):
+    """The JSON part of a request."""
+
+    inputs: list[InputTensor]
+    id: str = ""
+    parameters: dict[str, str | int | float | bool] = {}
+    outputs: list[RequestedOutput] | None = None
+
+
+class Wanted(msgspec.Struct):
+    """What the answer must hold: the caller's id, and each output with whether it goes out binary."""
+
+    id: str
+    outputs: list[tuple[str, bool]]
+
+
+_decode = msgspec.json.Decoder(InferRequest).decode
+
+
+def read_infer(call: Call, max_rows: int) -> None:
+    """The body as the deployment's matrix, and what the answer must hold, before anything joins a batch."""
+    body, tail = _split(call)
+    request = _request(body)
+    if len(request.inputs) > MAX_TENSORS:
+        raise InvalidInput(f"{len(request.inputs)} inputs are above the limit of {MAX_TENSORS}")
+    call.options = _wanted(request, call.deployment)
+    arrays = _arrays(request, tail)
+    loaded = call.deployment.replica.loaded
+    encoder = loaded.encoder
+    signature = loaded.manifest.signature
+    specs = {spec.name: spec for spec in signature.inputs}
+    for name, values in arrays.items():
+        if name not in specs:
+            raise InvalidInput(f"unexpected inference input '{name[:64]}' for model '{call.deployment.endpoint}'")
+        _check_kind(specs[name], values)
+    if missing := [name for name in specs if name not in arrays and _is_required(name, encoder.features)]:
+        raise InvalidInput(f"the inputs {missing} are missing for model '{call.deployment.endpoint}'")
+    if signature.layout == "matrix":
+        matrix = arrays[signature.inputs[0].name]
+        if matrix.ndim == 1:
+            matrix = matrix.reshape(1, -1)
+        if matrix.ndim != 2 or matrix.shape[1] != len(encoder.names):
+            raise InvalidInput(f"input '{signature.inputs[0].name}' has the shape [rows, {len(encoder.names)}]")
+        columns: dict[str, Any] = dict(zip(encoder.names, matrix.T, strict=True))
+        rows = len(matrix)
+    else:
+        lengths = {len(values) for values in arrays.values()}
+        if len(lengths) != 1 or any(values.ndim > 2 or values.size != len(values) for values in arrays.values()):
+            raise InvalidInput("every input has the shape [rows] or [rows, 1], with one and the same number of rows")
+        columns = {name: values.reshape(-1) for name, values in arrays.items()}
+        rows = lengths.pop()
+    if not 0 < rows <= max_rows:
+        raise TooLarge(f"{rows} rows are not between 1 and the limit max_rows={max_rows}")
+    call.matrix = encoder.encode_columns(columns, rows)
+    call.rows = rows
+    call.reasons = "none"
+
+
+def say_infer(call: Call, batch: Batch, start: int) -> None:
+    """Answer with the outputs that were asked for, as JSON or binary."""
+    wanted: Wanted = call.options  # type: ignore[assignment]
+    outputs, chunks = [], []
+    for name, is_binary in wanted.outputs:
+        values = _output(call, batch, name)[start : start + call.rows]
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(values.dtype), "shape": list(values.shape)}
+        if is_binary:
+            chunk = _bytes(values)
+            tensor["parameters"] = {"binary_data_size": len(chunk)}
+            chunks.append(chunk)
+        else:
+            tensor["data"] = values.reshape(-1).tolist()
+        outputs.append(tensor)
+    deployment = call.deployment
+    answer: dict[str, Any] = {"model_name": deployment.endpoint, "model_version": deployment.version_text}
+    if wanted.id:
+        answer["id"] = wanted.id
+    answer["parameters"] = {"request_id": call.request_id}
+    answer["outputs"] = outputs
+    head = _encode(answer)
+    if not chunks:
+        call.exchange.respond(200, head)
+        return
+    length = b"inference-header-content-length: %d\r\n" % len(head)
+    call.exchange.respond(200, b"".join([head, *chunks]), b"application/octet-stream", length)
+
+
+def server_metadata() -> bytes:
+    """`GET /v2`."""
+    return _encode({"name": "modelyard", "version": __version__, "extensions": EXTENSIONS})
+
+
+def model_list(routes: Routes) -> bytes:
+    """`GET /v2/models`."""
+    return _encode({"models": routes.names})
+
+
+def model_metadata(route: Route, deployment: Deployment) -> bytes:
+    """`GET /v2/models/{m}`: versions, inputs and outputs."""
+    manifest = deployment.replica.loaded.manifest
+    return _encode(
+        {
+            "name": route.name,
+            "versions": [str(version) for version in sorted(route.deployments)],
+            "platform": f"{manifest.framework}_{manifest.runtime}v1" if manifest.framework != "onnx" else "onnx_onnxv1",
+            "inputs": manifest.signature.inputs,
+            "outputs": _output_specs(deployment),
+        }
+    )
+
+
+def _output_specs(deployment: Deployment) -> list[TensorSpec]:
+    specs = list(deployment.replica.loaded.manifest.signature.outputs)
+    if deployment.cutoff is not None:
+        names = {spec.name for spec in specs}
+        extra = (TensorSpec("score", "INT64", (-1,)), TensorSpec("decision", "BYTES", (-1,)))
+        specs += [spec for spec in extra if spec.name not in names]
+    return specs
+
+
+def _output(call: Call, batch: Batch, name: str) -> Any:
+    if name == "decision" and name not in batch.outputs:
+        decision = call.deployment.decision
+        positive = batch.outputs["probability"] >= call.deployment.cutoff  # type: ignore[operator]
+        batch.outputs[name] = np.where(positive, decision.positive, decision.negative).astype(object)  # type: ignore[union-attr]
+    return batch.outputs[name]
+
+
+def _split(call: Call) -> tuple[bytes | bytearray, memoryview]:
+    """The JSON part and the binary part of the body."""
+    body = call.exchange.body
+    header = call.exchange.headers.get(LENGTH)
+    if header is None:
+        return body, memoryview(b"")
+    if not header.isdigit() or len(header) > 12:
+        raise Undecodable("Inference-Header-Content-Length is a number")
+    length = int(header)
+    if length > len(body):
+        raise Undecodable("Inference-Header-Content-Length is larger than the body")
+    if length == 0:
+        return _raw_request(call), memoryview(body)
+    return body[:length], memoryview(body)[length:]
+
+
+def _raw_request(call: Call) -> bytes:
+    """A body that is one tensor and nothing else: its description follows from the signature."""
+    signature = call.deployment.replica.loaded.manifest.signature
+    if len(signature.inputs) != 1:
+        raise InvalidInput("a raw binary request needs a model with exactly one input")
+    spec = signature.inputs[0]
+    size = len(call.exchange.body)
+    item = NUMPY_TYPES[spec.datatype].itemsize if spec.datatype != "BYTES" else 0
+    width = element_count([dimension for dimension in spec.shape if dimension > 0])
+    rows = size // (item * width) if item else 1
+    tensor = {"name": spec.name, "datatype": spec.datatype, "parameters": {"binary_data_size": size}}
+    tensor["shape"] = [rows if dimension < 0 else dimension for dimension in spec.shape]
+    return _encode({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+
+
+def _request(body: bytes | bytearray) -> InferRequest:
+    try:
+        return _decode(body)
+    except RecursionError:
+        raise Undecodable("the JSON is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise Undecodable(f"not an inference request: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if b"NaN" not in body:
+            decode_any(body)  # says what is wrong
+    # Some clients write a bare NaN for a missing number, as TensorFlow Serving allows.
+    try:
+        return msgspec.convert(json.loads(body), InferRequest)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        raise Undecodable("the body is not valid JSON") from None
+
+
+def _wanted(request: InferRequest, deployment: Deployment) -> Wanted:
+    known = [spec.name for spec in _output_specs(deployment)]
+    default = request.parameters.get("binary_data_output") is True
+    if request.outputs is None or not request.outputs:
+        return Wanted(request.id, [(name, default) for name in known])
+    names = [output.name for output in request.outputs]
+    if len(set(names)) != len(names):
+        raise InvalidInput("an output is requested twice")
+    for output in request.outputs:
+        if output.name not in known:
+            raise InvalidInput(f"unexpected inference output '{output.name[:64]}' for model '{deployment.endpoint}'")
+        if unknown := set(output.parameters) - _PARAMETERS:
+            raise InvalidInput(f"output parameters {sorted(unknown)} are not served")
+    return Wanted(request.id, [(o.name, o.parameters.get("binary_data", default) is True) for o in request.outputs])
+
+
+def _arrays(request: InferRequest, tail: memoryview) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    at = 0
+    for tensor in request.inputs:
+        label = f"input '{tensor.name[:64]}'"
+        if tensor.name in arrays:
+            raise InvalidInput(f"{label} is sent twice")
+        dtype = NUMPY_TYPES.get(tensor.datatype)
+        if dtype is None:
+            raise InvalidInput(f"{label} has an unknown datatype; known are {', '.join(NUMPY_TYPES)}")
+        if (
+            not tensor.shape
+            or any(not 0 <= dimension <= 1 << 40 for dimension in tensor.shape)
+            or len(tensor.shape) > 8
+        ):
+            raise InvalidInput(f"{label}: a shape has 1 to 8 dimensions, none of them negative")
+        count = element_count(tensor.shape)
+        size = tensor.parameters.get("binary_data_size")
+        if size is not None and tensor.data is not None:
+            raise InvalidInput(f"{label} has both data and binary_data_size")
+        if size is None:
+            arrays[tensor.name] = _from_json(tensor, dtype, count, label)
+            continue
+        if type(size) is not int or size < 0 or at + size > len(tail):
+            raise InvalidInput(f"{label}: binary_data_size does not fit the body")
+        arrays[tensor.name] = _from_binary(tail[at : at + size], tensor, dtype, count, label)
+        at += size
+    if at != len(tail):
+        raise InvalidInput(f"the body has {len(tail) - at} bytes more than the inputs' binary_data_size say")
+    if not arrays:
+        raise InvalidInput("the request has no inputs")
+    return arrays
+
+
+def _from_json(tensor: InputTensor, dtype: np.dtype, count: int, label: str) -> np.ndarray:
+    if tensor.data is None:
+        raise InvalidInput(f"{label} has no data")
+    if tensor.datatype == "FP16":
+        raise InvalidInput(f"{label}: FP16 has no JSON form; send it as binary data or as FP32")
+    flat = _flatten(tensor.data, len(tensor.shape), label)
+    if len(flat) != count:
+        raise InvalidInput(f"{label} has {len(flat)} elements where its shape needs {count}")
+    kinds = set(map(type, flat))
+    if dtype.kind == "O":
+        allowed: set[type] = {str, type(None)}
+    elif dtype.kind == "b":
+        allowed = {bool, type(None)}
+    else:
+        allowed = {int, float, type(None)} if dtype.kind == "f" else {int, type(None)}
+    if not kinds <= allowed:
+        raise InvalidInput(f"{label} has values that are not of datatype {tensor.datatype}")
+    if dtype.kind == "O" or type(None) in kinds:
+        array = np.array(flat, dtype=object)
+        return array.reshape(tensor.shape)
+    try:
+        return np.array(flat, dtype=dtype).reshape(tensor.shape)
+    except (OverflowError, ValueError):
+        raise InvalidInput(f"{label} has values outside the range of {tensor.datatype}") from None
+
+
+def _flatten(data: Any, depth: int, label: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise InvalidInput(f"{label}: data is a list")
+    while data and isinstance(data[0], list):
+        depth -= 1
+        if depth < 1 or not all(isinstance(part, list) for part in data):
+            raise InvalidInput(f"{label}: data is flat, or nested as its shape is")
+        data = list(itertools.chain.from_iterable(data))
+    return data
+
+
+def _from_binary(data: memoryview, tensor: InputTensor, dtype: np.dtype, count: int, label: str) -> np.ndarray:
+    if dtype.kind == "O":
+        return np.array(_strings(data, count, label), dtype=object).reshape(tensor.shape)
+    if len(data) != count * dtype.itemsize:
+        raise InvalidInput(
+            f"{label}: binary_data_size is {len(data)} where shape and datatype need {count * dtype.itemsize}"
+        )
+    return np.frombuffer(data, dtype=dtype.newbyteorder("<")).reshape(tensor.shape)
+
+
+def _strings(data: memoryview, count: int, label: str) -> list[str]:
+    texts, at = [], 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise InvalidInput(f"{label}: a string's length is cut off")
+        (size,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if size > len(data) - at or len(texts) >= count:
+            raise InvalidInput(f"{label}: a string is longer than the data")
+        try:
+            texts.append(str(data[at : at + size], "utf-8"))
+        except UnicodeDecodeError:
+            raise InvalidInput(f"{label}: a string is not UTF-8") from None
+        at += size
+    if len(texts) != count:
+        raise InvalidInput(f"{label} has {len(texts)} elements where its shape needs {count}")
+    return texts
+
+
+def _bytes(values: np.ndarray) -> bytes:
+    if values.dtype.kind != "O":
+        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    parts = [str(value).encode() for value in values.reshape(-1).tolist()]
+    return b"".join(struct.pack("<I", len(part)) + part for part in parts)
+
+
+def _check_kind(spec: TensorSpec, values: np.ndarray) -> None:
+    wants_text, has_text = (
+        spec.datatype == "BYTES",
+        values.dtype.kind == "O" and any(isinstance(value, str) for value in values.reshape(-1).tolist()),
+    )
+    if values.dtype.kind == "O" and all(value is None for value in values.reshape(-1).tolist()):
+        return
+    if wants_text != has_text:
+        raise InvalidInput(f"input '{spec.name}' is of datatype {spec.datatype}")
+
+
+def _is_required(name: str, features: Any) -> bool:
+    return next((column.default is None for column in features if column.name == name), True)

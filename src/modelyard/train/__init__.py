@@ -1,0 +1,1 @@
+"""The workshop where models learn; runs in jobs only."""
