@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.contract.plan import (
@@ -46,7 +47,9 @@ def publish(home: Home, plan: ServingPlan) -> None:
     staging.replace(home.plan)
 
 
-def plan(revision: int, digests: dict[int, str], *, keys: tuple[PlannedKey, ...] = (), **endpoint: object) -> ServingPlan:
+def plan(
+    revision: int, digests: dict[int, str], *, keys: tuple[PlannedKey, ...] = (), **endpoint: object
+) -> ServingPlan:
     """One endpoint `loans` on these versions; the newest takes all calls unless `split` says otherwise."""
     split = endpoint.pop("split", None) or TrafficSplit({max(digests): 100})
     require_keys = bool(endpoint.pop("require_keys", False))

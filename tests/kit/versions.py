@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from modelyard.artifacts.manifest import Manifest
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.decision import Decision
 from modelyard.contract.features import Column, Contract, Target
 from modelyard.contract.signature import Signature, TensorSpec
-from onnx import TensorProto, helper, numpy_helper
 
 CONTRACT = Contract(
     columns=(
-        Column("age", "integer", minimum=18, maximum=100, typical=40.0, unit="years", label={"en": "Age", "zh": "年龄"}),
+        Column(
+            "age", "integer", minimum=18, maximum=100, typical=40.0, unit="years", label={"en": "Age", "zh": "年龄"}
+        ),
         Column("income", "number", nullable=True, minimum=0.0, maximum=1e6, typical=100.0, label={"en": "Income"}),
         Column("home", "category", nullable=True, categories=("owner", "rent", "other"), typical=0.0),
         Column("job", "category", categories=("fixed", "freelance"), unseen="missing", typical=0.0),

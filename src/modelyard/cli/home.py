@@ -26,6 +26,8 @@ def add(verbs: Any) -> None:
     restore.add_argument("file", type=Path, metavar="FILE")
     restore.add_argument("--force", action="store_true", help="replace what the home holds now")
     restore.set_defaults(run=run_restore)
+    adopt = verbs.add_parser("adopt", help="rebuild an empty database from the plan and the shelf")
+    adopt.set_defaults(run=run_adopt)
     config = verbs.add_parser("config", help="settings: values and where they come from")
     show = config.add_subparsers(metavar="VERB", required=True).add_parser("show", help="every setting")
     show.add_argument("--json", action="store_true", help="one JSON document")
@@ -65,15 +67,30 @@ def run_restore(context: Context) -> int:
     """The home as it was."""
     from modelyard.control.backup import restore
 
-    restore(context.home, context.args.file, force=context.args.force)
+    aside = restore(context.home, context.args.file, force=context.args.force)
     context.console.say("restored", home=context.settings.home)
+    if aside is not None:
+        context.console.note("moved_aside", folder=aside)
+    return Exit.OK
+
+
+def run_adopt(context: Context) -> int:
+    """For a database that was lost: what serves goes on serving."""
+    from modelyard.control.setup import start
+
+    start(context.settings)
+    from modelyard.control.deployments.adopt import adopt
+
+    context.console.say("adopted", **adopt("local"))
     return Exit.OK
 
 
 def run_config_show(context: Context) -> int:
     """Every setting, its value, and where it came from; passwords are not shown."""
     settings, origins = context.loaded
-    rows = [(field.name, _masked(settings, field.name), origins[field.name]) for field in msgspec.structs.fields(Settings)]
+    rows = [
+        (field.name, _masked(settings, field.name), origins[field.name]) for field in msgspec.structs.fields(Settings)
+    ]
     if context.wants_json:
         context.console.json({name: {"value": value, "from": origin} for name, value, origin in rows})
     else:
@@ -88,7 +105,9 @@ def _masked(settings: Settings, name: str) -> Any:
         return value
     try:
         parts = urlsplit(value)
-        return parts._replace(netloc=f"***@{parts.hostname}" if "@" in parts.netloc else parts.netloc, query="").geturl()
+        return parts._replace(
+            netloc=f"***@{parts.hostname}" if "@" in parts.netloc else parts.netloc, query=""
+        ).geturl()
     except ValueError:
         return "***"
 

@@ -22,7 +22,9 @@ def add(verbs: Any) -> None:
     create = keys.add_parser("create", help="a new key; its secret is printed once")
     create.add_argument("name", metavar="NAME", help="who calls: a person or a program")
     create.add_argument(
-        "--scopes", default="infer", help=f"with commas: {', '.join(SCOPES)}; with :ENDPOINT for one endpoint only (infer)"
+        "--scopes",
+        default="infer",
+        help=f"with commas: {', '.join(SCOPES)}; with :ENDPOINT for one endpoint only (infer)",
     )
     create.add_argument("--rate", type=float, metavar="ROWS", help="rows in a second")
     create.add_argument("--burst", type=int, metavar="ROWS", help="rows at once, above the rate")
@@ -92,8 +94,8 @@ def run_list(context: Context) -> int:
                     key["principal"],
                     ", ".join(key["scopes"]),
                     key["rows_per_second"],
-                    key["created_at"][:16],
-                    (key["expires_at"] or "")[:16],
+                    _minute(key["created_at"]),
+                    _minute(key["expires_at"]),
                     context.console.text(f"key_{key['state']}"),
                 )
                 for key in found
@@ -113,6 +115,10 @@ def run_revoke(context: Context) -> int:
     context.console.say("key_revoked_now", id=key.public_id)
     say_when_served(context)
     return Exit.OK
+
+
+def _minute(moment: str | None) -> str:
+    return (moment or "")[:16].replace("T", " ")
 
 
 def _described(key: Any) -> dict[str, Any]:

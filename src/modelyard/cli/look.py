@@ -28,17 +28,17 @@ def add(verbs: Any) -> None:
 
 def run_status(context: Context) -> int:
     """0 if the gateway runs, 4 if it does not."""
-    from modelyard.cli.tree import answers
-    from modelyard.cli.up import control_url, running_gateway
+    from modelyard.cli.tree import answers_at
+    from modelyard.cli.up import known_control_url, running_gateway
 
     state = running_gateway(context)
     plan = plan_on_disk(context)
-    has_control = answers(context.settings.host, context.settings.control_port)
+    control = {"url": known_control_url(context), "running": answers_at(known_control_url(context))}
     if context.wants_json:
-        context.console.json(_as_json(context, state, plan, has_control))
+        context.console.json(_as_json(context, state, plan, control))
     else:
         _gateway_lines(context, state, plan)
-        context.console.say("control_runs" if has_control else "control_silent", url=control_url(context.settings))
+        context.console.say("control_runs" if control["running"] else "control_silent", url=control["url"])
         _plan_lines(context, plan)
     return Exit.OK if state else Exit.UNREACHABLE
 
@@ -116,14 +116,12 @@ def _plan_lines(context: Context, plan: ServingPlan | None) -> None:
 
 
 def _as_json(
-    context: Context, state: GatewayState | None, plan: ServingPlan | None, has_control: bool
+    context: Context, state: GatewayState | None, plan: ServingPlan | None, control: dict[str, Any]
 ) -> dict[str, Any]:
-    from modelyard.cli.up import control_url
-
     return {
         "home": context.settings.home,
         "gateway": {"running": state is not None, **(msgspec.to_builtins(state) if state else {})},
-        "control": {"running": has_control, "url": control_url(context.settings)},
+        "control": control,
         "plan": plan
         and {
             "revision": plan.revision,

@@ -1,4 +1,4 @@
-"""The `modelyard` command: reads the words of the command line, wakes one verb, and turns its end into an exit status."""
+"""The `modelyard` command: reads the command line, wakes one verb, and turns its end into an exit status."""
 
 from __future__ import annotations
 

@@ -164,16 +164,14 @@ def run_rollback(context: Context) -> int:
     from modelyard.control.deployments.services import rollback
 
     endpoint = rollback(context.args.endpoint, by="local")
-    context.console.say(
-        "deployed", endpoint=endpoint.name, model=endpoint.model.name, version=_serving(endpoint)
-    )
+    context.console.say("deployed", endpoint=endpoint.name, model=endpoint.model.name, version=_serving(endpoint))
     say_when_served(context)
     return Exit.OK
 
 
 def say_when_served(context: Context, quiet: bool = False) -> None:
     """Wait until every gateway worker has the plan that lies on disk. Raises NotReady with the worker's reason."""
-    from modelyard.control.deployments.publish import read_plan
+    from modelyard.control.deployments.reading import read_plan
     from modelyard.control.deployments.wait import wait_until_served
 
     plan = read_plan(context.home)

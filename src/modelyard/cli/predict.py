@@ -17,12 +17,11 @@ from modelyard.contract.errors import InvalidInput, Violation
 from modelyard.contract.infer import Prediction
 
 if TYPE_CHECKING:
-    from modelyard.cli.table_files import CsvOutput
     from modelyard.client.client import Endpoint
 
 CHUNK_ROWS = 1_000
 SHOWN_REFUSALS = 5
-ANSWERS = ("decision", "probability", "score", "reasons", "version", "request_id")
+ANSWERS = ("decision", "probability", "score", "reasons", "version", "request_id", "request_row")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ def add(verbs: Any) -> None:
     predict.add_argument("name", metavar="NAME", help="of the endpoint")
     predict.add_argument("--data", required=True, type=Path, metavar="FILE", help=".csv, .csv.gz, .jsonl or .parquet")
     predict.add_argument("--output", type=Path, metavar="FILE", help="a .csv with the file's columns and the answers")
-    predict.add_argument("--reasons", choices=("all", "none"), help="for every row, or for none (those of the declined)")
+    predict.add_argument(
+        "--reasons", choices=("all", "none"), help="for every row, or for none (those of the declined)"
+    )
     predict.add_argument("--key", help="an API key; MODELYARD_KEY in the environment is better")
     predict.add_argument("--url", help="of the gateway (this home's)")
     predict.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -66,12 +67,12 @@ def run_predict(context: Context) -> int:
 
 
 def _url(context: Context) -> str:
-    from modelyard.cli.up import gateway_url, running_gateway
+    from modelyard.cli.up import gateway_url, reachable_url, running_gateway
 
     if url := context.args.url or os.environ.get("MODELYARD_URL"):
         return str(url)
     state = running_gateway(context)
-    return state.url if state else gateway_url(context.settings)
+    return reachable_url(state.url) if state else gateway_url(context.settings)
 
 
 def _kinds(description: dict[str, Any], columns: list[str], name: str) -> dict[str, str]:
@@ -162,7 +163,7 @@ def _to_screen(context: Context, name: str, answered: list[Answered]) -> int:
             }
         )
     elif given:
-        columns = [column for column in _answer_columns(given[0][1]) if column not in ("version", "request_id")]
+        columns = [column for column in _answer_columns(given[0][1]) if column not in ANSWERS[-3:]]
         context.console.table(
             ["row", *columns], [(number, *_answer_cells(answer, columns)) for number, answer in given]
         )
@@ -185,7 +186,7 @@ def _answer_columns(answer: Prediction) -> list[str]:
     if answer.decision is not None:
         return list(ANSWERS)
     known = ["probability"] if answer.probability is not None else []
-    return [*known, *answer.outputs, "version", "request_id"]
+    return [*known, *answer.outputs, *ANSWERS[-3:]]
 
 
 def _answer_cells(answer: Prediction, columns: list[str]) -> list[Any]:
@@ -194,7 +195,7 @@ def _answer_cells(answer: Prediction, columns: list[str]) -> list[Any]:
         if column in answer.outputs
         else "; ".join(reason.text for reason in answer.reasons)
         if column == "reasons"
-        else getattr(answer, column, None)
+        else getattr(answer, "row" if column == "request_row" else column, None)
         for column in columns
     ]
 
@@ -208,4 +209,7 @@ def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:
 
 
 def _why(violations: tuple[Violation, ...]) -> str:
-    return "; ".join(f"{violation.column}: {violation.message}" if violation.column else violation.message for violation in violations)
+    return "; ".join(
+        f"{violation.column}: {violation.message}" if violation.column else violation.message
+        for violation in violations
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from modelyard.cli.console import Console
@@ -19,7 +18,6 @@ class ShownProgress:
         self._console = console
         self._title = ""
         self._detail = ""
-        self._since = 0.0
         self._bar: Bar | None = None
         self._task: Any = None
 
@@ -41,7 +39,7 @@ class ShownProgress:
         """A new step begins; the same title again has something to say of the one that runs."""
         if title != self._title:
             self._close("✓")
-            self._title, self._detail, self._since = title, "", monotonic()
+            self._title, self._detail = title, ""
             if self._bar is not None:
                 self._task = self._bar.add_task(self._named(title), total=None)
         if detail:
@@ -62,9 +60,8 @@ class ShownProgress:
 
         line = Text.assemble(
             (f"{sign} ", "green" if sign == "✓" else "red"),
-            f"{self._named(self._title):<12}",
-            f"  {self._detail}" if self._detail else "",
-            (f"  {monotonic() - self._since:.1f} s", "dim"),
+            f"{self._named(self._title):<15}",
+            f" {self._detail}" if self._detail else "",
         )
         (self._bar.console if self._bar is not None else self._console.err()).print(line, soft_wrap=True)
         self._title = ""

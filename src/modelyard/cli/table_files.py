@@ -1,4 +1,4 @@
-"""Rows of a file, one by one, as text or as what the file itself knows; and rows into a CSV file that is whole or not there.
+"""Rows out of a file, one by one, and rows into a CSV file that is whole or not there.
 
 A long CSV is never held in memory. The words for "missing", the separator and the encoding are found as training
 finds them (`data/sources.py`), so a file that trained also predicts.
@@ -80,7 +80,9 @@ class CsvOutput:
     def __enter__(self) -> CsvOutput:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is None:
             return
         self._file.close()

@@ -18,7 +18,9 @@ def add(verbs: Any) -> None:
     train = verbs.add_parser("train", help="make a registered version of a table")
     _add_table(train)
     train.add_argument("--name", required=True, metavar="NAME", help="of the model")
-    train.add_argument("--contract", type=Path, metavar="FILE", help="an edited contract, as `modelyard contract` prints it")
+    train.add_argument(
+        "--contract", type=Path, metavar="FILE", help="an edited contract, as `modelyard contract` prints it"
+    )
     train.add_argument("--candidates", metavar="LIST", help="with commas: lightgbm, logistic, scorecard (all)")
     train.add_argument("--seed", type=int, metavar="N", help="of every random choice (0)")
     train.add_argument("--json", action="store_true", help="one JSON document on stdout; progress stays on stderr")
@@ -33,7 +35,9 @@ def _add_table(verb: Any) -> None:
     verb.add_argument("--target", required=True, metavar="COLUMN", help="what is to be predicted")
     verb.add_argument("--positive", metavar="VALUE", help="the class whose probability is given (the rarer one)")
     verb.add_argument(
-        "--declare", metavar="COLUMNS", help="with commas: columns to keep though they look sensitive, leaking or like ids"
+        "--declare",
+        metavar="COLUMNS",
+        help="with commas: columns to keep though they look sensitive, leaking or like ids",
     )
 
 
@@ -44,9 +48,10 @@ def run_train(context: Context) -> int:
     start(context.settings)
     from modelyard.cli.progress import ShownProgress
     from modelyard.control.training.work import run_training
+    from modelyard.data.contract_file import read_contract
 
     args = context.args
-    given = {"contract": _contract_file(args.contract)} if args.contract else {}
+    given = {"contract": read_contract(args.contract)} if args.contract else {}
     with ShownProgress(context.console) as progress:
         version, _ = run_training(
             args.table,
@@ -73,13 +78,13 @@ def run_train(context: Context) -> int:
 
 def run_contract(context: Context) -> int:
     """TOML on stdout; edit it and give it to `train --contract`."""
-    from modelyard.data.contract_file import contract_to_toml
+    from modelyard.data.contract_file import to_toml
     from modelyard.data.contracts import infer_contract
     from modelyard.data.sources import read_table
 
     args = context.args
     contract = infer_contract(read_table(args.table), args.target, args.positive, _listed(args.declare))
-    context.console.line(contract_to_toml(contract).rstrip())
+    context.console.line(to_toml(contract).rstrip())
     return Exit.OK
 
 
@@ -119,12 +124,6 @@ def metrics_text(metrics: dict[str, float], name: str) -> str:
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     interval = f"  [{low:.4f}, {high:.4f}]" if low is not None and high is not None else ""
     return f"{metrics[name]:.4f}{interval}"
-
-
-def _contract_file(path: Path) -> Any:
-    from modelyard.data.contract_file import contract_from_toml
-
-    return contract_from_toml(path.read_text("utf-8"))
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

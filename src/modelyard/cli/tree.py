@@ -18,6 +18,7 @@ from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from modelyard.cli.log_files import last_lines, open_log, rotate
 from modelyard.contract.errors import Conflict, Internal
@@ -197,6 +198,12 @@ def answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def answers_at(url: str) -> bool:
+    """The same, of a URL that names its port."""
+    parts = urlsplit(url)
+    return answers(parts.hostname or "", parts.port or 0)
 
 
 def reachable(host: str) -> str:

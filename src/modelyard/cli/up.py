@@ -6,7 +6,11 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
@@ -18,7 +22,17 @@ if TYPE_CHECKING:
     from modelyard.cli.tree import Child, Tree
 
 READY_WITHIN_S = 60.0
+
+
+class UpState(msgspec.Struct, frozen=True):
+    """What `up` says of itself while it runs, for `status`: its flags may differ from the home's settings."""
+
+    pid: int
+    control_url: str
+
+
 GATEWAY_MODULE = "modelyard.serve.fleet"
+UP_FILE = "up.json"  # in the home's `run`
 
 
 def add(verbs: Any) -> None:
@@ -61,15 +75,28 @@ def run_up(context: Context) -> int:
     """Run everything until a signal asks to stop."""
     check_before_start(context)
     first_steps(context)
-    with tree(context) as running:
-        if not come_up(context, running):
-            return Exit.OK if running.stopping else Exit.FAILED
+    with standing(context) as running:
+        if running is None:
+            return Exit.FAILED
         show_addresses(context)
         context.console.note("stop_with_ctrl_c", style="dim")
         running.watch()
         context.console.note("stopping")
     context.console.note("stopped")
     return Exit.OK
+
+
+@contextmanager
+def standing(context: Context) -> Iterator[Tree | None]:
+    """The whole tree, up and answering; None if it does not come up. Nothing of it outlives the `with` block."""
+    state = context.home.run / UP_FILE
+    with tree(context) as running:
+        try:
+            state.write_bytes(msgspec.json.encode(UpState(os.getpid(), control_url(context.settings))))
+            here = come_up(context, running)
+            yield running if here or running.signals else None
+        finally:
+            state.unlink(missing_ok=True)
 
 
 def check_before_start(context: Context) -> None:
@@ -158,8 +185,13 @@ def show_addresses(context: Context) -> None:
     """Where everything is, on stdout."""
     settings = context.settings
     state = running_gateway(context)
-    context.console.say("address_gateway", url=state.url if state else gateway_url(settings))
+    context.console.say("address_gateway", url=reachable_url(state.url) if state else gateway_url(settings))
     context.console.say("address_control", url=control_url(settings))
+
+
+def reachable_url(url: str) -> str:
+    """A gateway's own address as this machine reaches it: one that listens everywhere is asked here."""
+    return url.replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
 
 
 def gateway_url(settings: Settings) -> str:
@@ -179,8 +211,20 @@ def _url(settings: Settings, port: int) -> str:
     return f"{'https' if settings.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def known_control_url(context: Context) -> str:
+    """Where the control that `up` started is reached; where it would be if `up` does not run."""
+    from modelyard.control.deployments.wait import is_alive
+
+    try:
+        state = msgspec.json.decode((context.home.run / UP_FILE).read_bytes(), type=UpState)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return control_url(context.settings)
+    return state.control_url if is_alive(state.pid) else control_url(context.settings)
+
+
 def running_gateway(context: Context) -> GatewayState | None:
     """What the gateway of this home says of itself; None if none runs."""
     from modelyard.control.deployments.wait import gateway_state
 
-    return gateway_state(context.home)
+    state: GatewayState | None = gateway_state(context.home)
+    return state

@@ -20,6 +20,7 @@ from modelyard.contract.features import Column, Contract
 from modelyard.contract.tensor import Matrix
 
 MAX_VIOLATIONS = 50  # broken rules listed in one answer; the rest are counted
+_INT_MAX = 2**62  # whole numbers beyond take the slow way
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ABSENT: Any = object()  # a key that is not there, which differs from null
 _NAN = math.nan
@@ -36,20 +37,21 @@ class Encoder:
         self.features = contract.features
         self.names = tuple(column.name for column in self.features)
         self._known = frozenset(column.name for column in contract.columns)
-        self._decode = msgspec.json.Decoder(_row_type(contract) | list[_row_type(contract)]).decode  # type: ignore[operator]
+        row: Any = _row_type(contract)
+        self._decode = msgspec.json.Decoder(row | list[row]).decode
         self._flatten = _row_function(self.features)
         self._low, self._high, self._fill = _cleaning(self.features)
         private = np.array([column.pii != "none" for column in self.features])
         self.private = private if private.any() else None  # columns that no record may hold
 
-    def decode_json(self, body: bytes, max_rows: int) -> tuple[Matrix, bool]:
+    def decode_json(self, body: bytes | bytearray, max_rows: int) -> tuple[Matrix, bool]:
         """The matrix of one JSON object or a list of them, and whether it was a single object.
 
         Raises Undecodable (not JSON), InvalidInput (breaks the contract), TooLarge (more than `max_rows`).
         """
         try:
-            rows = self._decode(body)
-            if type(rows) is not list:
+            rows: Any = self._decode(body)
+            if not isinstance(rows, list):
                 return np.array([self._flatten(rows)], dtype=np.float32), True
             if 0 < len(rows) <= max_rows:
                 return np.array([self._flatten(row) for row in rows], dtype=np.float32), False
@@ -100,7 +102,7 @@ class Encoder:
             matrix = np.where(np.isnan(matrix), self._fill, matrix)
         return matrix
 
-    def _decode_carefully(self, body: bytes, max_rows: int) -> tuple[Matrix, bool]:
+    def _decode_carefully(self, body: bytes | bytearray, max_rows: int) -> tuple[Matrix, bool]:
         rows = decode_any(body)
         single = isinstance(rows, dict)
         if single:
@@ -114,7 +116,7 @@ class Encoder:
         return self.encode_rows(rows), single
 
 
-def decode_any(body: bytes) -> Any:
+def decode_any(body: bytes | bytearray) -> Any:
     """Any JSON value, or Undecodable that says where it broke."""
     try:
         return msgspec.json.decode(body)
@@ -169,16 +171,13 @@ def _fast_type(column: Column) -> Any:
     elif column.kind == "boolean":
         kind = bool
     elif column.kind == "integer":
-        low, high = (
-            (-(2**62) if column.minimum is None else math.ceil(column.minimum)),
-            (2**62 if column.maximum is None else math.floor(column.maximum)),
-        )
-        kind = Annotated[int, msgspec.Meta(ge=max(low, -(2**62)), le=min(high, 2**62))]
+        low = -_INT_MAX if column.minimum is None else max(math.ceil(column.minimum), -_INT_MAX)
+        high = _INT_MAX if column.maximum is None else min(math.floor(column.maximum), _INT_MAX)
+        kind = Annotated[int, msgspec.Meta(ge=low, le=high)]
     else:
-        low, high = column.minimum, column.maximum
-        kind = Annotated[
-            float, msgspec.Meta(ge=-_FLOAT32_MAX if low is None else low, le=_FLOAT32_MAX if high is None else high)
-        ]
+        least = -_FLOAT32_MAX if column.minimum is None else column.minimum
+        most = _FLOAT32_MAX if column.maximum is None else column.maximum
+        kind = Annotated[float, msgspec.Meta(ge=least, le=most)]
     return kind | None if column.nullable else kind
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 # One batch on its way in or out of a model: tensor name -> array, first axis = rows.
-Tensors = dict[str, NDArray[np.generic]]
+Tensors = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]
 
 # V2 datatype -> numpy dtype. BYTES is an array of Python str objects.

@@ -33,6 +33,8 @@ class ControlServer(BaseApplication):
         """Tell gunicorn what our settings say."""
         for name, value in gunicorn_options(self.settings).items():
             self.cfg.set(name, value)
+        if "control_socket_disable" in self.cfg.settings:  # newer ones open a socket in the person's home folder
+            self.cfg.set("control_socket_disable", True)
 
     def load(self) -> Callable[..., Any]:
         """The application, made in the worker."""

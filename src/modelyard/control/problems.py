@@ -91,7 +91,10 @@ def problem_of(error: Exception, context: dict[str, Any]) -> Response | None:
         return Response(body, 422, headers=headers, content_type=CONTENT_TYPE)
     code = CODES.get(error.status_code, "internal")
     return Response(
-        problem(error.status_code, code, str(error.detail)), error.status_code, headers=headers, content_type=CONTENT_TYPE
+        problem(error.status_code, code, str(error.detail)),
+        error.status_code,
+        headers=headers,
+        content_type=CONTENT_TYPE,
     )
 
 

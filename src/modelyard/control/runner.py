@@ -87,12 +87,14 @@ class Runner:
         """What comes round again: a plan that was not published, jobs that nobody asks about any more."""
         from modelyard.control.deployments.publish import publish_if_needed
         from modelyard.control.jobs.services import prune
+        from modelyard.control.training.services import close_lost_runs
 
         try:
             if (revision := publish_if_needed()) is not None:
                 log.info("published the plan again, revision %s", revision)
         except (ModelyardError, OSError) as error:
             log.error("the plan cannot be published: %s", error)
+        close_lost_runs()
         prune()
 
     def give_back(self) -> None:
@@ -105,7 +107,7 @@ class Runner:
             release(entry.job)
         self.running.clear()
 
-    def _launch(self, job) -> Running:  # noqa: ANN001 - a Job; tables exist only after start
+    def _launch(self, job) -> Running:
         process = subprocess.Popen(
             [sys.executable, "-m", "modelyard.control.jobs.child", str(job.pk), str(job.attempt)],
             stdin=subprocess.PIPE,

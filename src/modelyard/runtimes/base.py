@@ -10,8 +10,8 @@ from modelyard.contract.tensor import Matrix, Tensors
 class Runtime(Protocol):
     """One loaded version, ready to compute.
 
-    Called from one thread at a time unless `is_thread_safe`. Never logs its inputs. `inputs` has the tensor `rows`: the contract's *finished*
-    matrix, float32[n, features].
+    Called from one thread at a time unless `is_thread_safe`. Never logs its inputs. `inputs` has the tensor `rows`: the
+    contract's *finished* matrix, float32[n, features].
     """
 
     is_thread_safe: bool

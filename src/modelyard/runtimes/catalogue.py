@@ -13,4 +13,6 @@ def open_runtime(artifact: Artifact, threads: int = 1) -> Runtime:
         from modelyard.runtimes.onnx import OnnxRuntime
 
         return OnnxRuntime(artifact, threads)
-    raise InvalidInput(f"artifact {artifact.digest[:12]} asks for runtime {artifact.manifest.runtime!r}, which is unknown")
+    raise InvalidInput(
+        f"artifact {artifact.digest[:12]} asks for runtime {artifact.manifest.runtime!r}, which is unknown"
+    )

@@ -57,7 +57,8 @@ class OnnxRuntime:
     def contributions(self, inputs: Tensors) -> Matrix | None:
         """See `Runtime.contributions`."""
         if self._explains:
-            return self._session.run(["contributions"], self._feed(inputs["rows"]))[0]
+            answer: Matrix = self._session.run(["contributions"], self._feed(inputs["rows"]))[0]
+            return answer
         return self._trees.of(inputs["rows"]) if self._trees else None
 
     def close(self) -> None:

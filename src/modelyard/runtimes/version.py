@@ -39,7 +39,7 @@ class LoadedVersion:
             if len(values) != len(matrix):
                 raise ModelFailed(f"output {name!r} has {len(values)} rows for {len(matrix)} rows of input")
         if self.decision is not None:
-            outputs["score"] = self.decision.scale.score(outputs["probability"])  # type: ignore[arg-type]
+            outputs["score"] = self.decision.scale.score(outputs["probability"])
         return outputs
 
     def explain(self, matrix: Matrix) -> Matrix | None:

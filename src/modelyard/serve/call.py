@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -31,9 +31,9 @@ class Batch:
     def __init__(self, outputs: Tensors) -> None:
         self.outputs = outputs
         self.contributions: dict[int, Matrix] = {}  # row of the batch -> log-odds per feature, then the base
-        self._lists: dict[str, list] = {}
+        self._lists: dict[str, list[Any]] = {}
 
-    def column(self, name: str) -> list:
+    def column(self, name: str) -> list[Any]:
         """One output as Python values."""
         if (values := self._lists.get(name)) is None:
             values = self._lists[name] = self.outputs[name].tolist()

@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -35,6 +36,11 @@ HELP = {
     "modelyard_connections": "Open connections.",
 }
 
+_FAMILIES: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 _Series = tuple[str, str, tuple[tuple[str, str], ...], int]  # kind, name, labels, first cell
 
 
@@ -82,7 +88,7 @@ class Counters:
 def exposition(folder: Path) -> bytes:
     """All workers' counters together, in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Collector(folder))  # type: ignore[arg-type]
+    registry.register(_Collector(folder))
     return generate_latest(registry)
 
 
@@ -119,9 +125,7 @@ def _family(
     kind: str, name: str, series: list[tuple[tuple[tuple[str, str], ...], list[int]]]
 ) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
     labels = [label for label, _ in series[0][0]]
-    family = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}[kind](
-        name, HELP[name], labels=labels
-    )
+    family: Any = _FAMILIES[kind](name, HELP[name], labels=labels)
     for pairs, values in series:
         texts = [text for _, text in pairs]
         if kind == "histogram":
@@ -133,7 +137,7 @@ def _family(
             family.add_metric(texts, buckets=buckets, sum_value=values[-1] / scale)
         else:
             family.add_metric(texts, values[0] / 1e6 if kind == "gauge" else values[0])
-    return family
+    return family  # type: ignore[no-any-return]
 
 
 def _edges(name: str) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
-from modelyard.contract.errors import Forbidden, Internal, InvalidInput, ModelyardError, NotFound
+from modelyard.contract.errors import Forbidden, Internal, InvalidInput, ModelyardError, NotFound, Undecodable
 from modelyard.contract.settings import Settings
 from modelyard.secure.keys import allows
 from modelyard.secure.request_ids import RequestIds
@@ -122,7 +122,7 @@ class Gateway:
         if not path.startswith("/"):
             scheme, _, rest = path.partition("://")
             if scheme.lower() not in ("http", "https"):
-                raise InvalidInput("a request target is a path")
+                raise Undecodable("a request target is a path")
             path = "/" + rest.partition("/")[2]
         parts = [unquote(part) for part in path.split("/")[1:]]
         if parts[-1] == "" and len(parts) > 1:

@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "chunk", "closing", "current", "deadline", "head_bytes", "head_count", "held", "in_head", "parser", "problem",
-        "raw_bytes", "server", "slots", "transport", "waiting", "write_deadline",
+        "raw_bytes", "server", "slots", "transport", "upgrading", "waiting", "write_deadline",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.held: deque[Exchange] = deque()  # whole requests above max_outstanding
         self.waiting = 0  # handed to the application, not yet answered
         self.current: Exchange | None = None
-        self.in_head = False
+        self.in_head = self.upgrading = False
         self.chunk = 0
         self.head_bytes = self.head_count = self.raw_bytes = 0
         self.problem: tuple[ModelyardError, int] | None = None
@@ -126,12 +126,13 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
-        self.transport = self.parser = self.current = None
+        self.transport = self.current = None
+        del self.parser  # it refers back to us; without this only the cycle collector would free either
         self.slots.clear()
         self.held.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self.closing or self.parser is None:
+        if self.closing:
             return
         in_body = self.current is not None and not self.in_head
         self.chunk = len(data)
@@ -140,7 +141,10 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             self._refuse_and_close(self.server.app.failed(error), 500)
             return
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
             if not self.closing:
                 self._refuse_and_close(InvalidInput("the bytes received are not a valid HTTP/1.1 request"), 400)
             return
@@ -182,7 +186,7 @@ class Connection(asyncio.Protocol):
     # --- the parser's side
 
     def on_message_begin(self) -> None:
-        if self.closing:
+        if self.closing or self.upgrading:
             return
         self.current = Exchange(self)
         self.in_head = True
@@ -191,12 +195,12 @@ class Connection(asyncio.Protocol):
         self.deadline = self.server.now() + self.server.settings.header_timeout_s
 
     def on_url(self, fragment: bytes) -> None:
-        if self.current:
+        if self.current and not self.upgrading:
             self.current.target += fragment
 
     def on_header(self, name: bytes, value: bytes) -> None:
         exchange = self.current
-        if exchange is None or not self.in_head:
+        if exchange is None or not self.in_head or self.upgrading:
             # A trailer: never a header. Its bytes are counted in data_received.
             return
         self.head_count += 1
@@ -211,7 +215,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         exchange = self.current
-        if exchange is None:
+        if exchange is None or self.upgrading:
             return
         self.in_head = False
         server = self.server
@@ -224,6 +228,7 @@ class Connection(asyncio.Protocol):
             status = self.problem[1] if self.problem else None
             self._refuse_early(exchange, error, status)
             return
+        self.upgrading = b"upgrade" in exchange.headers and exchange.length != 0 and self.parser.should_upgrade()
         self.deadline = server.now() + server.settings.body_timeout_s
         if exchange.expects and len(self.slots) == 1 and self.transport:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -245,6 +250,8 @@ class Connection(asyncio.Protocol):
             self._refuse_and_close(TooLarge(_body_limit(self.server.settings)), 413, exchange)
 
     def on_message_complete(self) -> None:
+        if self.upgrading:
+            return
         exchange, self.current = self.current, None
         if exchange is None:
             return
@@ -261,6 +268,20 @@ class Connection(asyncio.Protocol):
         else:
             self._hand_over(exchange)
 
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """An upgrade is not taken up, as HTTP allows: some clients offer HTTP/2 with every first request.
+
+        httptools takes the body of such a request for another protocol, so a fresh parser is told of the body alone.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        if self.upgrading and self.current is not None:
+            length = self.current.length
+            framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+            self.upgrading = False
+        if rest:
+            self.data_received(rest)
+
     # --- between the two
 
     def flush(self) -> None:
@@ -268,13 +289,13 @@ class Connection(asyncio.Protocol):
         transport, slots = self.transport, self.slots
         if transport is None:
             return
-        while slots and slots[0].response is not None:
+        while slots and (response := slots[0].response) is not None:
             exchange = slots[0]
             if exchange is self.current:
                 if exchange.keep_alive and not self.closing:
                     return  # refused early: it leaves when the rest of the request has been read
             slots.popleft()
-            transport.write(exchange.response)
+            transport.write(response)
             if not exchange.refused:
                 self.waiting -= 1
             if not exchange.keep_alive:
@@ -346,7 +367,7 @@ class Connection(asyncio.Protocol):
         """Refuse at the end of the headers: read a small body away, or close."""
         exchange.refused = True
         small = exchange.length is not None and exchange.length <= DISCARD_BYTES and not exchange.expects
-        if small and (status is None or status == 404):
+        if small and b"upgrade" not in exchange.headers and (status is None or status == 404):
             exchange.keep_alive = self.parser.should_keep_alive()
             self.deadline = self.server.now() + self.server.settings.body_timeout_s
             self.server.app.refuse(exchange, error, status)

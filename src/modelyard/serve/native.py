@@ -119,7 +119,7 @@ def _decided(call: Call, batch: Batch, at: int, row: Matrix) -> Decided:
     deployment = call.deployment
     decision = deployment.decision
     probability = batch.column("probability")[at]
-    is_positive = probability >= deployment.cutoff  # type: ignore[operator]
+    is_positive = probability >= deployment.cutoff
     reasons = None
     if decision is None:
         raise InvalidInput("this version has no decision")

@@ -82,8 +82,8 @@ class Quota:
             raise QuotaExceeded(f"{rows} rows at once are above this key's {self._limit}; send fewer at a time", 1.0)
         need = rows - self._leased
         with self._table.locked() as cells:
-            now = time.monotonic_ns()
-            for asked in {max(need, self._chunk): 0, need: 0}:  # a chunk; if that is too much, just what is needed
+            now, wait_ns = time.monotonic_ns(), 0
+            for asked in (max(need, self._chunk), need):  # a chunk; if that is too much, just what is needed
                 arrival, wait_ns = take(cells[self._entry], now, asked, self._interval_ns, self._burst)
                 if not wait_ns:
                     cells[self._entry] = arrival

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -93,11 +94,11 @@ class Replica:
             if self._still_wanted([call]):
                 self.cells[self._reasons["bulk"]] += 1
                 future = self.loop.run_in_executor(self._thread, self._compute, call.matrix, [call])
-                future.add_done_callback(lambda done, call=call: self._bulk_done(done, call))
+                future.add_done_callback(partial(self._bulk_done, call))
                 return
         self.bulk_runs = False
 
-    def _bulk_done(self, done: asyncio.Future[Batch], call: Call) -> None:
+    def _bulk_done(self, call: Call, done: asyncio.Future[Batch]) -> None:
         error = done.exception()
         if error is None:
             _answer([call], done.result())

@@ -168,7 +168,7 @@ def _output_specs(deployment: Deployment) -> list[TensorSpec]:
 def _output(call: Call, batch: Batch, name: str) -> Any:
     if name == "decision" and name not in batch.outputs:
         decision = call.deployment.decision
-        positive = batch.outputs["probability"] >= call.deployment.cutoff  # type: ignore[operator]
+        positive = batch.outputs["probability"] >= call.deployment.cutoff
         batch.outputs[name] = np.where(positive, decision.positive, decision.negative).astype(object)  # type: ignore[union-attr]
     return batch.outputs[name]
 
@@ -199,7 +199,7 @@ def _raw_request(call: Call) -> bytes:
     item = NUMPY_TYPES[spec.datatype].itemsize if spec.datatype != "BYTES" else 0
     width = element_count([dimension for dimension in spec.shape if dimension > 0])
     rows = size // (item * width) if item else 1
-    tensor = {"name": spec.name, "datatype": spec.datatype, "parameters": {"binary_data_size": size}}
+    tensor: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "parameters": {"binary_data_size": size}}
     tensor["shape"] = [rows if dimension < 0 else dimension for dimension in spec.shape]
     return _encode({"inputs": [tensor], "parameters": {"binary_data_output": True}})
 
@@ -305,7 +305,8 @@ def _flatten(data: Any, depth: int, label: str) -> list[Any]:
         if depth < 1 or not all(isinstance(part, list) for part in data):
             raise InvalidInput(f"{label}: data is flat, or nested as its shape is")
         data = list(itertools.chain.from_iterable(data))
-    return data
+    flat: list[Any] = data
+    return flat
 
 
 def _from_binary(data: memoryview, tensor: InputTensor, dtype: np.dtype, count: int, label: str) -> np.ndarray:
@@ -319,7 +320,8 @@ def _from_binary(data: memoryview, tensor: InputTensor, dtype: np.dtype, count: 
 
 
 def _strings(data: memoryview, count: int, label: str) -> list[str]:
-    texts, at = [], 0
+    texts: list[str] = []
+    at = 0
     while at < len(data):
         if at + 4 > len(data):
             raise InvalidInput(f"{label}: a string's length is cut off")

@@ -234,7 +234,7 @@ def make(name: str, contract: Contract, recipe: Recipe) -> Estimator:
 
 
 def _fit_logistic(design: Floats, y: Floats, l2: float) -> tuple[Floats, float]:
-    model = LogisticRegression(C=1.0 / max(l2, 1e-9), max_iter=2000, tol=1e-6)
+    model = LogisticRegression(C=1.0 / max(l2, 1e-9), max_iter=200, tol=1e-8, solver="newton-cholesky")
     model.fit(design, y)
     return model.coef_[0], float(model.intercept_[0])
 

@@ -45,8 +45,12 @@ class Key(models.Model):
     class Meta:
         ordering = ["-created_at", "-pk"]
         constraints = [
-            models.CheckConstraint(condition=Q(rows_per_second__isnull=True) | Q(rows_per_second__gt=0), name="rate_is_positive"),
-            models.CheckConstraint(condition=Q(burst_rows__isnull=True) | Q(burst_rows__gt=0), name="burst_is_positive"),
+            models.CheckConstraint(
+                condition=Q(rows_per_second__isnull=True) | Q(rows_per_second__gt=0), name="rate_is_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(burst_rows__isnull=True) | Q(burst_rows__gt=0), name="burst_is_positive"
+            ),
         ]
 
     def __str__(self) -> str:

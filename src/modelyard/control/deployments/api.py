@@ -14,6 +14,7 @@ from modelyard.contract.errors import InvalidInput
 from modelyard.contract.plan import TrafficSplit
 from modelyard.control.deployments import publish, rollout, services
 from modelyard.control.deployments.models import Endpoint, Publication
+from modelyard.control.deployments.reading import read_plan
 from modelyard.control.deployments.wait import gateway_state
 from modelyard.control.setup import active_home
 
@@ -140,7 +141,9 @@ class Traffic(APIView):
         """Share them anew."""
         wanted = _body(TrafficSerializer, request)
         try:
-            split = TrafficSplit({int(number): weight for number, weight in wanted["weights"].items()}, wanted["sticky_by"])
+            split = TrafficSplit(
+                {int(number): weight for number, weight in wanted["weights"].items()}, wanted["sticky_by"]
+            )
         except ValueError:
             raise InvalidInput("weights are percents per version number that sum to 100") from None
         return Response(EndpointSerializer(services.set_traffic(name, split, by=request.user.get_username())).data)
@@ -176,7 +179,7 @@ class Plan(APIView):
 
 def _plan() -> dict[str, Any]:
     home = active_home()
-    plan = publish.read_plan(home)
+    plan = read_plan(home)
     publication = Publication.objects.filter(pk=1).first()
     state = gateway_state(home)
     return {

@@ -15,7 +15,9 @@ class Endpoint(models.Model):
     is_default = models.BooleanField(default=False, help_text="answers dialects that have no name in the path")
     cutoff = models.FloatField(null=True, blank=True, help_text="overrides the version's own decision")
     max_rows = models.PositiveIntegerField(null=True, blank=True, help_text="overrides the gateway's limit")
-    sticky_by = models.CharField(max_length=64, blank=True, default="", help_text="header that pins a caller to a version")
+    sticky_by = models.CharField(
+        max_length=64, blank=True, default="", help_text="header that pins a caller to a version"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -13,7 +13,6 @@ from django.utils import timezone
 
 from modelyard.artifacts.names import write_whole
 from modelyard.contract.errors import Conflict, InvalidInput
-from modelyard.contract.home import Home
 from modelyard.contract.plan import (
     PlannedEndpoint,
     PlannedKey,
@@ -25,10 +24,11 @@ from modelyard.contract.plan import (
 from modelyard.contract.settings import Settings
 from modelyard.control.accounts.models import Key
 from modelyard.control.deployments.models import Endpoint, Publication
+from modelyard.control.deployments.reading import read_plan
 from modelyard.control.locks import exclusive
 from modelyard.control.registry.models import Version
 from modelyard.control.setup import active_home
-from modelyard.secure.signing import signer, verifier
+from modelyard.secure.signing import signer
 
 
 def request_publication() -> int:
@@ -108,21 +108,6 @@ def plan_of_rows(publication: Publication) -> ServingPlan:
     )
 
 
-def read_plan(home: Home) -> ServingPlan | None:
-    """The plan on disk; None if there is none. Raises InvalidInput if it cannot be read or is not signed by this home."""
-    try:
-        data = home.plan.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        signed = msgspec.json.decode(data, type=SignedPlan)
-        if not verifier(home.keys).accepts(bytes(signed.plan), signed.signature):
-            raise InvalidInput("the plan on disk is not signed by this home's key")
-        return msgspec.json.decode(signed.plan, type=ServingPlan)
-    except (msgspec.MsgspecError, FileNotFoundError):
-        raise InvalidInput("the plan on disk cannot be read") from None
-
-
 def _locked_publication() -> Publication:
     Publication.objects.get_or_create(pk=1)
     return Publication.objects.select_for_update().get(pk=1)
@@ -138,8 +123,8 @@ def _refuse_a_strangers_plan(publication: Publication) -> ServingPlan | None:
         raise Conflict(f"{error}, and this database has published none: {_WAYS_OUT}") from None
     if disk is not None and not publication.published and (disk.endpoints or disk.keys):
         raise Conflict(
-            f"a plan with {len(disk.endpoints)} endpoints (revision {disk.revision}) is being served, and this database "
-            f"has published none: {_WAYS_OUT}"
+            f"a plan with {len(disk.endpoints)} endpoints (revision {disk.revision}) is being served, and this "
+            f"database has published none: {_WAYS_OUT}"
         )
     return disk
 
@@ -155,9 +140,7 @@ def _planned_endpoint(endpoint: Endpoint) -> PlannedEndpoint:
         name=endpoint.name,
         model=endpoint.model.name,
         versions=tuple(PlannedVersion(row.version.number, row.version.digest) for row in held),
-        split=TrafficSplit(
-            {row.version.number: row.weight for row in held if row.weight}, endpoint.sticky_by or None
-        ),
+        split=TrafficSplit({row.version.number: row.weight for row in held if row.weight}, endpoint.sticky_by or None),
         aliases={alias.name: row.version.number for row in held for alias in _aliases(row.version)},
         cutoff=endpoint.cutoff,
         max_rows=endpoint.max_rows,

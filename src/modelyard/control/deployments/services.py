@@ -164,5 +164,3 @@ def _locked(name: str) -> Endpoint:
 
 def _text(weights: dict[int, int]) -> dict[str, int]:
     return {str(number): weight for number, weight in sorted(weights.items())}
-
-

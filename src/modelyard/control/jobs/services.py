@@ -28,9 +28,7 @@ _WORK = re.compile(r"modelyard\.control\.[a-z_]+\.work\.[a-z][a-z_]*")
 
 
 @transaction.atomic
-def enqueue(
-    work: str, arguments: Mapping[str, Any], *, by: str, max_attempts: int = 3, timeout_s: int = 3600
-) -> Job:
+def enqueue(work: str, arguments: Mapping[str, Any], *, by: str, max_attempts: int = 3, timeout_s: int = 3600) -> Job:
     """Queue a function of some app's `work.py`. Raises Overloaded when a thousand jobs wait already."""
     if not _WORK.fullmatch(work):
         raise InvalidInput("a job's work is a function in modelyard.control.APP.work")
@@ -61,9 +59,7 @@ def claim(runner: str, now: datetime | None = None, lease_s: float = LEASE_S) ->
             mine = Job.objects.filter(pk=job.pk, status=job.status, attempt=job.attempt)
             if job.status == Job.Status.RUNNING and (job.cancel_asked or job.attempt >= job.max_attempts):
                 end = Job.Status.CANCELLED if job.cancel_asked else Job.Status.FAILED
-                mine.update(
-                    status=end, finished_at=now, lease_until=None, error="its runner was lost", runner=""
-                )
+                mine.update(status=end, finished_at=now, lease_until=None, error="its runner was lost", runner="")
                 continue
             taken = mine.update(
                 status=Job.Status.RUNNING,

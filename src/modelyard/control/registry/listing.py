@@ -13,7 +13,9 @@ from modelyard.secure.signing import signer
 def names_of_rows() -> dict[str, str]:
     """Every `model:version` and `model:alias` in the database, each with its digest."""
     ready = Version.objects.filter(status=Version.Status.READY)
-    names = {f"{model}:{number}": digest for model, number, digest in ready.values_list("model__name", "number", "digest")}
+    names = {
+        f"{model}:{number}": digest for model, number, digest in ready.values_list("model__name", "number", "digest")
+    }
     aliases = Alias.objects.values_list("model__name", "name", "version__digest")
     return names | {f"{model}:{alias}": digest for model, alias, digest in aliases}
 

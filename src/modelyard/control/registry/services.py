@@ -24,7 +24,8 @@ def register_version(manifest: Manifest, digest: str, by: str, note: str = "", n
     `number` is for rebuilding a registry, where numbers are known. Raises Conflict if it is taken.
     """
     name = check_name("model", manifest.model)
-    refuse_if_forgotten()
+    if number is None:
+        refuse_if_forgotten()
     model = _locked(name, create=True)
     if same := model.versions.filter(digest=digest).first():
         return same
@@ -92,7 +93,9 @@ def find_version(model_name: str, which: int | str | None = None) -> Version:
     else:
         found = ready.filter(aliases__name=which).first()
     if found is None:
-        raise NotFound(f"{model_name} has no version {which!r}" if which is not None else f"{model_name} has no version yet")
+        raise NotFound(
+            f"{model_name} has no version {which!r}" if which is not None else f"{model_name} has no version yet"
+        )
     return found
 
 

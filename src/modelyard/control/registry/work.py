@@ -6,7 +6,9 @@ from modelyard.contract.home import Home
 from modelyard.control.setup import start
 
 
-def register_packaged(manifest: Manifest, files: dict[str, bytes], by: str = "local", note: str = "") -> tuple[str, int]:
+def register_packaged(
+    manifest: Manifest, files: dict[str, bytes], by: str = "local", note: str = ""
+) -> tuple[str, int]:
     """Put an artifact on the shelf and register it; the model's name and the version's number come back.
 
     A model's first version becomes its `champion`. May be called in any process: it wakes the control plane itself.

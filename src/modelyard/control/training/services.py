@@ -11,6 +11,7 @@ from django.utils import timezone
 from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.names import check_name
 from modelyard.control.accounts.audit import record
+from modelyard.control.jobs.models import Job
 from modelyard.control.jobs.services import enqueue
 from modelyard.control.registry.models import Version
 from modelyard.control.setup import active_home
@@ -37,7 +38,9 @@ def request_run(
         raise InvalidInput("give either a blueprint, or a table with its target and a name for the model")
     if blueprint:
         run = Run.objects.create(model=check_name("blueprint", blueprint), source=blueprint, created_by=by)
-        job = enqueue("modelyard.control.training.work.blueprint_job", {"name": blueprint, "run_id": run.pk, "by": by}, by=by)
+        job = enqueue(
+            "modelyard.control.training.work.blueprint_job", {"name": blueprint, "run_id": run.pk, "by": by}, by=by
+        )
     else:
         table_named(table)
         if not target:
@@ -99,14 +102,28 @@ def begin_run(
 
 
 @transaction.atomic
-def end_run(run: Run, log: str, *, version: Version | None = None, metrics: Mapping[str, float] | None = None, error: str = "") -> Run:
+def end_run(
+    run: Run, log: str, *, version: Version | None = None, metrics: Mapping[str, float] | None = None, error: str = ""
+) -> Run:
     """The run has ended: with a version, or with what went wrong."""
     run.status = Run.Status.FAILED if error else Run.Status.SUCCEEDED
     run.version, run.metrics, run.error = version, dict(metrics or {}), error[:2000]
     run.log, run.finished_at = log[-LOG_CHARACTERS:], timezone.now()
     run.save()
-    record(run.created_by, "train", run.model, {"run": run.pk, "status": run.status, "version": version.number if version else None})
+    record(
+        run.created_by,
+        "train",
+        run.model,
+        {"run": run.pk, "status": run.status, "version": version.number if version else None},
+    )
     return run
+
+
+def close_lost_runs() -> int:
+    """End the runs whose jobs ended without a word: cancelled, or killed too often; how many there were."""
+    ended = [Job.Status.FAILED, Job.Status.CANCELLED]
+    lost = Run.objects.filter(status__in=[Run.Status.QUEUED, Run.Status.RUNNING], job__status__in=ended)
+    return lost.update(status=Run.Status.FAILED, error="its job ended first", finished_at=timezone.now())
 
 
 def find_run(run_id: int) -> Run:
