@@ -61,7 +61,7 @@ def explain_trees(forest: Forest) -> TreeContributions | None:
     starts = np.cumsum([0, *(len(edge) for edge in edges)])
     shares, leaf_starts = [], []
     size = 0
-    base = 0.0
+    base = forest.base
     for path in paths:
         table = _leaf_shares(path)  # [conditions, patterns]
         leaf_starts.append(size + np.arange(len(table)) * table.shape[-1])

@@ -22,7 +22,7 @@ _MISSING_RIGHT, _MISSING_LEFT = 0, 1
 
 
 def forest_to_onnx(forest: Forest) -> bytes:
-    """A forest as an ONNX graph: `rows` float32[N, features] -> `probability` float32[N]."""
+    """A forest as an ONNX graph: `rows` float32[N, features] -> `probability` (without a link `prediction`), float32[N]."""
     trees = helper.make_node(
         "TreeEnsembleRegressor",
         ["rows"],
@@ -33,11 +33,11 @@ def forest_to_onnx(forest: Forest) -> bytes:
         post_transform="NONE",  # ONNX Runtime does not apply LOGISTIC to a single target
         **_tree_attributes(forest),
     )
-    flat = helper.make_node("Reshape", ["log_odds", "flat"], ["log_odds_flat"])
-    probability = helper.make_node("Sigmoid", ["log_odds_flat"], ["probability"])
-    return graph_to_bytes(
-        [trees, flat, probability], {"flat": np.array([-1], dtype=np.int64)}, forest.features, {"probability": ["N"]}, "forest"
-    )
+    flat = helper.make_node("Reshape", ["log_odds", "flat"], ["sums"])
+    output = "probability" if forest.link == "logistic" else "prediction"
+    linked = helper.make_node("Sigmoid" if forest.link == "logistic" else "Identity", ["sums"], [output])
+    constants = {"flat": np.array([-1], dtype=np.int64)}
+    return graph_to_bytes([trees, flat, linked], constants, forest.features, {output: ["N"]}, "forest")
 
 
 def graph_to_bytes(
@@ -73,6 +73,7 @@ def _tree_attributes(forest: Forest) -> dict[str, Any]:
     ).split()
     attributes: dict[str, Any] = dict(zip(names, map(list, columns), strict=True))
     attributes |= {
+        "base_values": [forest.base],
         "target_treeids": [tree for tree, _, _ in leaves],
         "target_nodeids": [node for _, node, _ in leaves],
         "target_ids": [0] * len(leaves),

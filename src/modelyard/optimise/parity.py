@@ -34,7 +34,9 @@ def prove(
 ) -> Parity:
     """The proof that `runtime` answers as `original` on all rows: in batches and, for some, one by one.
 
-    matrix, edge_rows: finished rows, float32[n, features]. Raises ParityFailed with the largest difference.
+    matrix, edge_rows: finished rows, float32[n, features]; both sides see the very same float32 values. A difference is
+    counted absolutely up to answers of size one (all probabilities), relatively above. Raises ParityFailed with the
+    largest difference.
     """
     rows = np.concatenate([matrix, edge_rows]) if len(edge_rows) else matrix
     if not len(rows):
@@ -80,7 +82,8 @@ def _difference(wanted: NDArray[np.float64], got: NDArray[np.float64], ordinary:
     if not np.array_equal(np.isfinite(wanted), np.isfinite(got)):
         raise ParityFailed("the packaged model and the original differ in which rows have a finite answer")
     finite = np.isfinite(wanted)
-    errors = np.where(finite, np.abs(np.where(finite, wanted, 0) - np.where(finite, got, 0)), 0.0)
+    target = np.where(finite, wanted, 0.0)
+    errors = np.abs(target - np.where(finite, got, 0.0)) / np.maximum(1.0, np.abs(target))
     worst = float(errors.max(initial=0.0))
     if worst > tolerance:
         off = np.flatnonzero(errors.reshape(len(errors), -1).max(axis=1) > tolerance)

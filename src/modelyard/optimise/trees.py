@@ -6,8 +6,9 @@ Every condition is exact for float32 rows: a threshold is the largest float32 at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -38,24 +39,73 @@ Node = Split | Leaf
 
 
 class Forest(msgspec.Struct, frozen=True):
-    """Trees whose leaf values add up to the log-odds."""
+    """Trees whose leaf values, with the base, add up to the log-odds (or, without a link, to the answer itself)."""
 
     trees: tuple[Node, ...]
     features: int
+    base: float = 0.0
+    link: Literal["logistic", "identity"] = "logistic"
+
+
+_IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
 
 
 def read_lightgbm(dump: dict[str, Any]) -> Forest:
-    """The forest of a LightGBM `Booster.dump_model()` of a binary model.
+    """The forest of a LightGBM `Booster.dump_model()` of a binary classifier or a plain regression.
 
-    Raises InvalidInput for what is not exact here: linear leaves, zero as missing, averaged output.
+    Raises InvalidInput for what is not exact here: other objectives, linear leaves, zero as missing, averaged output.
     """
     objective = str(dump.get("objective", "")).split(" ")
-    if objective[0] != "binary" or any(part.startswith("sigmoid:") and float(part[8:]) != 1 for part in objective):
-        raise InvalidInput("a LightGBM forest is read only from the objective 'binary' with sigmoid 1")
+    if objective[0] == "binary" and all(part == "sigmoid:1" for part in objective[1:]):
+        link: Literal["logistic", "identity"] = "logistic"
+    elif objective[0] in _IDENTITY and "sqrt" not in objective:
+        link = "identity"
+    else:
+        raise InvalidInput(f"the LightGBM objective {objective[0] or 'none'!r} is not read tree by tree")
     if dump.get("average_output"):
         raise InvalidInput("a LightGBM random forest averages its trees; only boosted trees are read")
     trees = tuple(_lightgbm_node(tree["tree_structure"]) for tree in dump["tree_info"])
-    return Forest(trees, int(dump["max_feature_idx"]) + 1)
+    return Forest(trees, int(dump["max_feature_idx"]) + 1, link=link)
+
+
+def read_xgboost(saved: dict[str, Any]) -> Forest:
+    """The forest of an XGBoost model saved as JSON: a binary classifier or a squared-error regression.
+
+    Raises InvalidInput for what is not exact here: other objectives or boosters, categorical splits.
+    """
+    learner = saved["learner"]
+    objective = learner["objective"]["name"]
+    if objective not in ("binary:logistic", "reg:squarederror", "reg:logistic"):
+        raise InvalidInput(f"the XGBoost objective {objective!r} is not read tree by tree")
+    booster = learner["gradient_booster"]
+    if booster["name"] != "gbtree":
+        raise InvalidInput(f"the XGBoost booster {booster['name']!r} is not read tree by tree")
+    score = float(str(learner["learner_model_param"]["base_score"]).strip("[]"))
+    logistic = objective != "reg:squarederror"
+    return Forest(
+        tuple(_xgboost_node(tree, 0) for tree in booster["model"]["trees"]),
+        int(learner["learner_model_param"]["num_feature"]),
+        math.log(score / (1 - score)) if logistic else score,
+        "logistic" if logistic else "identity",
+    )
+
+
+def _xgboost_node(tree: dict[str, Any], at: int) -> Node:
+    cover = float(tree["sum_hessian"][at])
+    if tree["left_children"][at] == -1:
+        return Leaf(float(tree["split_conditions"][at]), cover)
+    if tree["split_type"][at]:
+        raise InvalidInput("categorical splits of XGBoost are not read; encode the column first")
+    # XGBoost asks x < t; for float32 that is x <= the float32 below t.
+    threshold = np.nextafter(np.float32(tree["split_conditions"][at]), np.float32(-np.inf))
+    return Split(
+        feature=int(tree["split_indices"][at]),
+        left=_xgboost_node(tree, tree["left_children"][at]),
+        right=_xgboost_node(tree, tree["right_children"][at]),
+        cover=cover,
+        threshold=float(threshold),
+        missing_left=bool(tree["default_left"][at]),
+    )
 
 
 def _lightgbm_node(node: dict[str, Any]) -> Node:

@@ -291,9 +291,8 @@ class Connection(asyncio.Protocol):
             return
         while slots and (response := slots[0].response) is not None:
             exchange = slots[0]
-            if exchange is self.current:
-                if exchange.keep_alive and not self.closing:
-                    return  # refused early: it leaves when the rest of the request has been read
+            if exchange is self.current and exchange.keep_alive and not self.closing:
+                return  # refused early: it leaves when the rest of the request has been read
             slots.popleft()
             transport.write(response)
             if not exchange.refused:

@@ -1,0 +1,388 @@
+"""Models from scikit-learn, LightGBM and XGBoost: what they are, what they take, and their ONNX graphs.
+
+LightGBM and XGBoost classifiers of two classes and plain regressions are read tree by tree, exactly. Everything else
+goes through skl2onnx and onnxmltools, and parity decides.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelyard.artifacts.manifest import Task
+from modelyard.contract.errors import InvalidInput
+from modelyard.contract.features import Contract
+from modelyard.contract.tensor import Matrix
+from modelyard.optimise.contributions import explain_trees
+from modelyard.optimise.convert import ML_OPSET, OPSET, forest_to_onnx
+from modelyard.optimise.graph_file import keep_outputs, open_session
+from modelyard.optimise.sample import Sample
+from modelyard.optimise.trees import Forest, read_lightgbm, read_xgboost, thresholds
+
+_PICKLES = (".pkl", ".pickle", ".joblib")
+
+
+class Brought(msgspec.Struct, frozen=True):
+    """A model as its maker knows it."""
+
+    model: Any
+    framework: str  # sklearn, lightgbm, xgboost
+    task: Task
+    columns: list[str]  # that it takes, in order
+    classes: tuple[str, ...] = ()
+    categories: dict[str, tuple[tuple[str, ...], bool]] = {}  # column -> categories, and whether it takes others
+    forest: Forest | None = None  # if it could be read tree by tree
+
+    def answers(self, contract: Contract) -> Callable[[Matrix], NDArray[np.floating]]:
+        """What the model itself answers to a matrix: probabilities (of the second of two classes) or predictions."""
+        return _original(self, contract)
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """A model as a graph, with the name of the output that carries its answer."""
+
+    data: bytes
+    output: str
+    layout: str  # matrix: `rows`; columns: one tensor for each column
+    extra: dict[str, bytes] = {}  # other files of the artifact
+    cuts: dict[int, list[float]] = {}
+
+
+def load_estimator(path: Path, trust: bool) -> Any:
+    """The model in a file. A pickle runs whatever code is in it, so it is refused unless `trust`."""
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
+        if not trust:
+            raise InvalidInput(
+                f"{path.name} is a pickle, and opening one runs the code in it; if you made it yourself, say that you "
+                "trust it (--trust), or save the model as ONNX, LightGBM text or XGBoost JSON"
+            )
+        import joblib
+
+        return joblib.load(path)
+    if suffix in (".txt", ".lgb"):
+        import lightgbm
+
+        try:
+            return lightgbm.Booster(model_str=path.read_text("utf-8"))
+        except (lightgbm.basic.LightGBMError, UnicodeDecodeError):
+            raise InvalidInput(f"{path.name} is not a LightGBM model saved as text") from None
+    if suffix in (".json", ".ubj"):
+        import xgboost
+
+        booster = xgboost.Booster()
+        try:
+            booster.load_model(bytearray(path.read_bytes()))
+        except xgboost.core.XGBoostError:
+            raise InvalidInput(f"{path.name} is not an XGBoost model") from None
+        return booster
+    raise InvalidInput(f"{path.name}: known are .onnx, .txt and .lgb (LightGBM), .json and .ubj (XGBoost), {', '.join(_PICKLES)}")
+
+
+def describe_estimator(model: Any, sample: Sample, target: str | None) -> Brought:
+    """What a model is and takes. Raises InvalidInput for models that are unknown here or not fitted."""
+    kind = type(model).__module__.partition(".")[0]
+    bare = [name for name in sample.table.columns if name != target]
+    if kind == "lightgbm":
+        return _lightgbm(model, sample, bare)
+    if kind == "xgboost":
+        return _xgboost(model, bare)
+    if not hasattr(model, "predict") or not hasattr(model, "get_params"):
+        raise InvalidInput("a model is an ONNX file, or a fitted scikit-learn, LightGBM or XGBoost estimator")
+    return _sklearn(model, bare)
+
+
+def convert(brought: Brought, contract: Contract, whole_as_int: bool = False) -> Converted:
+    """The model as a graph. Raises InvalidInput with the converter's reason."""
+    if brought.forest is not None:
+        return _convert_forest(brought.forest, contract)
+    return _convert_sklearn(brought, contract, whole_as_int)
+
+
+# --- what a model is --------------------------------------------------------------------------------------------
+
+
+def _lightgbm(model: Any, sample: Sample, bare: list[str]) -> Brought:
+    booster = model if hasattr(model, "dump_model") else _fitted(model, "booster_")
+    dump = booster.dump_model()
+    own = list(dump["feature_names"])
+    columns = _columns([] if all(n == f"Column_{i}" for i, n in enumerate(own)) else own, len(own), bare)
+    categories: dict[str, tuple[tuple[str, ...], bool]] = {}
+    levels = dump.get("pandas_categorical") or []
+    named = [name for name in columns if name in sample.categories] or [
+        name for name in columns if not sample.table[name].dtype.is_numeric() and str(sample.table[name].dtype) != "Boolean"
+    ]
+    if len(levels) != len(named):
+        raise InvalidInput(
+            f"the LightGBM model knows {len(levels)} categorical columns and the sample shows {len(named)}; give the "
+            "sample as the pandas frame that the model was trained with"
+        )
+    for name, known in zip(named, levels, strict=True):
+        categories[name] = (tuple(str(level) for level in known), True)
+    classes = tuple(str(name) for name in getattr(model, "classes_", ()))
+    objective = str(dump.get("objective", "")).partition(" ")[0]
+    task: Task = "binary" if objective == "binary" else "multiclass" if objective.startswith("multiclass") else "regression"
+    try:
+        forest = read_lightgbm(dump)
+    except InvalidInput:
+        if not hasattr(model, "get_params") or categories:
+            raise
+        forest = None
+    return Brought(model, "lightgbm", task, columns, classes or (("0", "1") if task == "binary" else ()), categories, forest)
+
+
+def _xgboost(model: Any, bare: list[str]) -> Brought:
+    booster = model if hasattr(model, "save_raw") else _fitted_xgboost(model)
+    saved = json.loads(booster.save_raw("json"))
+    objective = saved["learner"]["objective"]["name"]
+    width = int(saved["learner"]["learner_model_param"]["num_feature"])
+    columns = _columns(list(saved["learner"].get("feature_names") or ()), width, bare)
+    task: Task = "binary" if objective == "binary:logistic" else "multiclass" if objective.startswith("multi:") else "regression"
+    try:
+        forest = read_xgboost(_best(model, booster, saved))
+    except InvalidInput:
+        if not hasattr(model, "get_params"):
+            raise
+        forest = None
+    classes = tuple(str(name) for name in getattr(model, "classes_", ())) if task != "regression" else ()
+    return Brought(model, "xgboost", task, columns, classes or (("0", "1") if task == "binary" else ()), {}, forest)
+
+
+def _best(model: Any, booster: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """The trees that the model predicts with: after early stopping the estimators use those up to the best round."""
+    best = getattr(model, "best_iteration", None) if hasattr(model, "get_params") and _stopped(model) else None
+    return saved if best is None else dict(json.loads(booster[: best + 1].save_raw("json")))
+
+
+def _stopped(model: Any) -> bool:
+    return bool(getattr(model, "early_stopping_rounds", None))
+
+
+def _sklearn(model: Any, bare: list[str]) -> Brought:
+    columns = _columns([str(n) for n in getattr(model, "feature_names_in_", ())], getattr(model, "n_features_in_", None), bare)
+    if hasattr(model, "classes_") and hasattr(model, "predict_proba"):
+        classes = tuple(str(name) for name in model.classes_)
+        task: Task = "binary" if len(classes) == 2 else "multiclass"
+    elif hasattr(model, "classes_"):
+        raise InvalidInput(f"{type(model).__name__} gives no probabilities; wrap it or train one that does")
+    else:
+        classes, task = (), "regression"
+    return Brought(model, "sklearn", task, columns, classes, dict(_encoded_columns(model, columns)))
+
+
+def _fitted(model: Any, attribute: str) -> Any:
+    try:
+        return getattr(model, attribute)
+    except Exception:  # each framework has its own error for "not fitted"
+        raise InvalidInput(f"this {type(model).__name__} is not fitted; fit it first") from None
+
+
+def _fitted_xgboost(model: Any) -> Any:
+    try:
+        return model.get_booster()
+    except Exception:  # XGBoost raises scikit-learn's NotFittedError or its own, by version
+        raise InvalidInput(f"this {type(model).__name__} is not fitted; fit it first") from None
+
+
+def _columns(own: list[str], width: int | None, bare: list[str]) -> list[str]:
+    """The columns that a model takes: by its own names, else the sample's, if their number fits."""
+    if own:
+        if missing := [name for name in own if name not in bare]:
+            raise InvalidInput(f"the sample lacks columns that the model takes: {', '.join(missing[:20])}")
+        return own
+    if width is None:
+        raise InvalidInput("this model is not fitted; fit it first")
+    if width != len(bare):
+        raise InvalidInput(f"the model takes {width} columns and the sample has {len(bare)}; give just those, in order")
+    return bare
+
+
+def _encoded_columns(model: Any, columns: list[str]) -> list[tuple[str, tuple[tuple[str, ...], bool]]]:
+    """The categories that a pipeline's encoders learned, by column, and whether they take others."""
+    found = []
+    for step in [step for _, step in getattr(model, "steps", ())] or [model]:
+        for _, inner, names in getattr(step, "transformers_", ()):
+            encoder = next((part for part in _parts(inner) if hasattr(part, "categories_")), None)
+            if encoder is None:
+                continue
+            listed = [columns[name] if isinstance(name, int | np.integer) else str(name) for name in np.atleast_1d(names)]
+            others = getattr(encoder, "handle_unknown", "error") != "error"
+            for name, levels in zip(listed, encoder.categories_, strict=False):
+                texts = tuple(level for level in levels if isinstance(level, str) and level)
+                if texts:
+                    found.append((name, (texts, others)))
+    return found
+
+
+def _parts(step: Any) -> list[Any]:
+    return [part for _, part in step.steps] if hasattr(step, "steps") else [step]
+
+
+# --- what it answers --------------------------------------------------------------------------------------------
+
+
+def _original(brought: Brought, contract: Contract) -> Callable[[Matrix], NDArray[np.floating]]:
+    model = brought.model
+    if brought.framework == "lightgbm":
+        booster = model if hasattr(model, "dump_model") else model.booster_
+        return lambda rows: np.asarray(booster.predict(rows))
+    if brought.framework == "xgboost" and not hasattr(model, "get_params"):
+        import xgboost
+
+        names = model.feature_names
+        return lambda rows: np.asarray(model.predict(xgboost.DMatrix(rows, feature_names=names)))
+    by_name = hasattr(model, "feature_names_in_")
+
+    def answer(rows: Matrix) -> NDArray[np.floating]:
+        table = _frame(rows, contract) if by_name and brought.framework == "sklearn" else rows
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # unknown categories, feature names: both are asked for on purpose
+            if brought.task == "regression":
+                return np.asarray(model.predict(table), dtype=np.float64)
+            both = np.asarray(model.predict_proba(table))
+        return both[:, 1] if brought.task == "binary" else both
+
+    return answer
+
+
+def _frame(rows: Matrix, contract: Contract) -> Any:
+    """A matrix as the data frame that a pipeline knows: names, texts, whole numbers."""
+    import pandas
+
+    columns: dict[str, Any] = {}
+    for position, column in enumerate(contract.features):
+        values = rows[:, position].astype(np.float64)
+        missing = np.isnan(values)
+        if column.kind == "category":
+            names = np.array([*column.categories, np.nan], dtype=object)
+            columns[column.name] = names[np.where(missing, len(column.categories), values).astype(np.int64)]
+        elif column.kind == "integer" and not missing.any():
+            columns[column.name] = values.astype(np.int64)
+        elif column.kind == "boolean" and not missing.any():
+            columns[column.name] = values.astype(bool)
+        else:
+            columns[column.name] = values
+    return pandas.DataFrame(columns).astype({c.name: object for c in contract.features if c.kind == "category"})
+
+
+# --- its graph --------------------------------------------------------------------------------------------------
+
+
+def _convert_forest(forest: Forest, contract: Contract) -> Converted:
+    output = "probability" if forest.link == "logistic" else "prediction"
+    extra = {}
+    if forest.link == "logistic" and (tables := explain_trees(forest)) is not None:
+        extra["contributions.npz"] = tables.dump()
+    layout = "columns" if any(column.kind == "category" for column in contract.features) else "matrix"
+    return Converted(forest_to_onnx(forest), output, layout, extra, thresholds(forest))
+
+
+def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -> Converted:
+    from skl2onnx import to_onnx
+
+    _register_boosters()
+    by_column = any(c.kind == "category" for c in contract.features) or _selects_columns(brought.model)
+    options = {id(brought.model): {"zipmap": False}} if brought.classes else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = to_onnx(
+                brought.model,
+                initial_types=_initial_types(contract, by_column, whole_as_int),
+                options=options,
+                target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
+            )
+    except Exception as error:  # the converters raise dozens of kinds; each is a reason for the person who asked
+        raise InvalidInput(
+            f"{type(brought.model).__name__} does not convert to ONNX: {str(error).strip().splitlines()[0][:200]}"
+        ) from None
+    data = graph.SerializeToString()
+    outputs = open_session(data).get_outputs()
+    answer = outputs[-1].name if brought.classes else outputs[0].name
+    if brought.task == "binary":
+        return Converted(_second_column(data, answer), "probability", "columns" if by_column else "matrix")
+    new = "probabilities" if brought.classes else "prediction"
+    names = {answer: new} if not brought.classes else {outputs[0].name: "label", answer: new}
+    return Converted(_flat(keep_outputs(data, names), new, brought), new, "columns" if by_column else "matrix")
+
+
+def _selects_columns(model: Any) -> bool:
+    steps = [step for _, step in getattr(model, "steps", ())] or [model]
+    return any(hasattr(step, "transformers_") for step in steps)
+
+
+def _initial_types(contract: Contract, by_column: bool, whole_as_int: bool) -> list[tuple[str, Any]]:
+    from skl2onnx.common.data_types import BooleanTensorType, FloatTensorType, Int64TensorType, StringTensorType
+
+    if not by_column:
+        return [("rows", FloatTensorType([None, len(contract.features)]))]
+    whole = Int64TensorType if whole_as_int else FloatTensorType
+    kinds = {"category": StringTensorType, "number": FloatTensorType, "integer": whole, "boolean": BooleanTensorType}
+    kinds["boolean"] = BooleanTensorType if whole_as_int else FloatTensorType
+    return [(column.name, kinds[column.kind]([None, 1])) for column in contract.features]
+
+
+def _register_boosters() -> None:
+    """Teach skl2onnx the boosters, so that they convert inside pipelines."""
+    from lightgbm import LGBMClassifier, LGBMRegressor
+    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+    from xgboost import XGBClassifier, XGBRegressor
+
+    choices = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    for cls, alias, converter in (
+        (LGBMClassifier, "LightGbmLGBMClassifier", convert_lightgbm),
+        (XGBClassifier, "XGBoostXGBClassifier", convert_xgboost),
+    ):
+        shapes = calculate_linear_classifier_output_shapes
+        update_registered_converter(cls, alias, shapes, converter, options=choices, overwrite=True)
+    for cls, alias, converter in (
+        (LGBMRegressor, "LightGbmLGBMRegressor", convert_lightgbm),
+        (XGBRegressor, "XGBoostXGBRegressor", convert_xgboost),
+    ):
+        shapes = calculate_linear_regressor_output_shapes
+        update_registered_converter(cls, alias, shapes, converter, overwrite=True)
+
+
+def _second_column(data: bytes, probabilities: str) -> bytes:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load_model_from_string(data)
+    del model.graph.output[:]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.int64), "_second_class"))
+    model.graph.node.append(helper.make_node("Gather", [probabilities, "_second_class"], ["_second"], axis=1))
+    model.graph.node.append(helper.make_node("Cast", ["_second"], ["probability"], to=TensorProto.FLOAT))
+    model.graph.output.append(helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"]))
+    return bytes(model.SerializeToString())
+
+
+def _flat(data: bytes, output: str, brought: Brought) -> bytes:
+    """Regression answers as [N], not [N, 1], as the models themselves give them."""
+    if brought.classes:
+        return data
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load_model_from_string(data)
+    for node in model.graph.node:
+        for position, name in enumerate(node.output):
+            if name == output:
+                node.output[position] = "_column"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1], dtype=np.int64), "_flat"))
+    model.graph.node.append(helper.make_node("Reshape", ["_column", "_flat"], [output]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N"]))
+    return bytes(model.SerializeToString())

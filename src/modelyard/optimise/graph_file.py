@@ -1,0 +1,202 @@
+"""An ONNX file that somebody brings: checked, read, and given the one output that a classifier needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from modelyard.artifacts.manifest import Task
+from modelyard.contract.errors import InvalidInput
+from modelyard.contract.signature import TensorSpec
+from modelyard.contract.tensor import datatype_of
+
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what ONNX Runtime itself brings
+_INPUT_TYPES = ("tensor(float)", "tensor(double)", "tensor(int64)", "tensor(int32)", "tensor(bool)", "tensor(string)")
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """A graph that ONNX Runtime opens, and what it takes and gives."""
+
+    data: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    task: Task
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def takes_matrix(self) -> bool:
+        """Whether there is one input of rows by features."""
+        return len(self.inputs) == 1 and len(self.inputs[0].shape) == 2 and self.inputs[0].shape[1] != 1
+
+    @property
+    def answer(self) -> str:
+        """The output that parity is proven on first."""
+        names = [output.name for output in self.outputs]
+        return "probability" if "probability" in names else names[0]
+
+
+def read_graph(data: bytes) -> Graph:
+    """The graph, fit for serving. Raises InvalidInput with the reason: not ONNX, external data, custom operators ..."""
+    try:
+        model = onnx.load_model_from_string(data)
+        _refuse_foreign(model)
+        onnx.checker.check_model(model)
+    except InvalidInput:
+        raise
+    except Exception as error:  # the parser and the checker raise many kinds, and none of them is more than a reason
+        raise InvalidInput(f"this is not a sound ONNX model: {str(error).splitlines()[0][:200]}") from None
+    notes: list[str] = []
+    classes = _classes(model)
+    if _without_zipmap(model):
+        notes.append("the ZipMap at its end is taken off: probabilities are one tensor")
+    session = open_session(model.SerializeToString())
+    task = _task(session, classes)
+    if task == "binary" and _with_probability(model, session):
+        notes.append("`probability` is the second class's")
+        session = open_session(model.SerializeToString())
+    inputs = tuple(_input(tensor) for tensor in session.get_inputs())
+    outputs = tuple(_output(tensor) for tensor in session.get_outputs())
+    return Graph(model.SerializeToString(), inputs, outputs, task, classes, tuple(notes))
+
+
+def keep_outputs(data: bytes, names: dict[str, str]) -> bytes:
+    """The graph with only these outputs, renamed: old name -> new name."""
+    model = onnx.load_model_from_string(data)
+    kept = [output for output in model.graph.output if output.name in names]
+    del model.graph.output[:]
+    for output in kept:
+        if names[output.name] != output.name:
+            model.graph.node.append(helper.make_node("Identity", [output.name], [names[output.name]]))
+            output.name = names[output.name]
+        model.graph.output.append(output)
+    return bytes(model.SerializeToString())
+
+
+def open_session(data: bytes) -> ort.InferenceSession:
+    """A session over the bytes. Raises InvalidInput if ONNX Runtime refuses them."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise InvalidInput(f"ONNX Runtime refuses this model: {str(error).splitlines()[0][:200]}") from None
+
+
+def _refuse_foreign(model: onnx.ModelProto) -> None:
+    for graph in _graphs(model.graph):
+        for tensor in graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                raise InvalidInput("this model keeps weights in other files; save it with its data inside")
+        for node in graph.node:
+            if node.domain not in _DOMAINS:
+                raise InvalidInput(f"this model needs the operator {node.op_type!r} of {node.domain!r}; custom operators are refused")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)
+            if attribute.type == AttributeProto.TENSOR and attribute.t.data_location == TensorProto.EXTERNAL:
+                raise InvalidInput("this model keeps weights in other files; save it with its data inside")
+
+
+def _classes(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The classes that a classifier's last node names."""
+    for node in reversed(model.graph.node):
+        for attribute in node.attribute:
+            if attribute.name in ("classlabels_strings", "cats_strings") and node.op_type != "OneHotEncoder" and attribute.strings:
+                return tuple(text.decode() for text in attribute.strings)
+            if attribute.name in ("classlabels_int64s", "classlabels_ints") and attribute.ints:
+                return tuple(str(number) for number in attribute.ints)
+    return ()
+
+
+def _without_zipmap(model: onnx.ModelProto) -> bool:
+    """Take a closing ZipMap off, in place; whether there was one."""
+    outputs = {output.name: output for output in model.graph.output}
+    for node in list(model.graph.node):
+        if node.op_type == "ZipMap" and node.output[0] in outputs:
+            output = outputs[node.output[0]]
+            width = len(_classes(model)) or None
+            bare = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["N", width])
+            output.CopyFrom(bare)
+            node.CopyFrom(helper.make_node("Identity", [node.input[0]], [output.name]))
+            return True
+    return False
+
+
+def _task(session: ort.InferenceSession, classes: tuple[str, ...]) -> Task:
+    outputs = session.get_outputs()
+    for output in outputs:
+        if not output.type.startswith("tensor("):
+            raise InvalidInput(f"the output {output.name!r} is a {output.type}, not a tensor; export with ZipMap off")
+    floats = [output for output in outputs if output.type in ("tensor(float)", "tensor(double)")]
+    wide = [output for output in floats if len(output.shape) == 2 and output.shape[1] != 1]
+    if [output for output in floats if output.name == "probability" and len(output.shape) == 1]:
+        return "binary"
+    if classes and wide:
+        return "binary" if len(classes) == 2 else "multiclass"
+    if len(outputs) == 1 and floats and not wide:
+        return "regression"
+    return "tensor"
+
+
+def _with_probability(model: onnx.ModelProto, session: ort.InferenceSession) -> bool:
+    """Add `probability`, the second class's column, in place; whether that was needed."""
+    outputs = session.get_outputs()
+    if any(output.name == "probability" and len(output.shape) == 1 for output in outputs):
+        return False
+    wide = next(o for o in outputs if len(o.shape) == 2 and o.type in ("tensor(float)", "tensor(double)"))
+    source = wide.name
+    if source == "probability":  # the name is needed for the one column
+        data = keep_outputs(model.SerializeToString(), {o.name: o.name.replace("probability", "probabilities") for o in outputs})
+        raise_to = onnx.load_model_from_string(data)
+        for node in raise_to.graph.node:
+            _rename(node.input, "probability", "_probability")
+            _rename(node.output, "probability", "_probability")
+        model.CopyFrom(raise_to)
+        source = "probabilities"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.int64), "_second_class"))
+    model.graph.node.append(helper.make_node("Gather", [source, "_second_class"], ["_second"], axis=1))
+    model.graph.node.append(helper.make_node("Cast", ["_second"], ["probability"], to=TensorProto.FLOAT))
+    model.graph.output.insert(0, helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"]))
+    return True
+
+
+def _rename(names: Any, old: str, new: str) -> None:
+    for position, name in enumerate(names):
+        if name == old:
+            names[position] = new
+
+
+def _input(tensor: ort.NodeArg) -> TensorSpec:
+    if tensor.type not in _INPUT_TYPES:
+        raise InvalidInput(f"the input {tensor.name!r} is of type {tensor.type}, which rows cannot feed")
+    if len(tensor.shape) not in (1, 2):
+        raise InvalidInput(
+            f"the input {tensor.name!r} has {len(tensor.shape)} dimensions; rows feed inputs of one or two"
+        )
+    return _spec(tensor)
+
+
+def _output(tensor: ort.NodeArg) -> TensorSpec:
+    return _spec(tensor)
+
+
+def _spec(tensor: ort.NodeArg) -> TensorSpec:
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64", "string": "object", "float16": "float16"}.get(kind, kind)
+    shape = tuple(size if isinstance(size, int) and at else -1 for at, size in enumerate(tensor.shape))
+    return TensorSpec(tensor.name, datatype_of(np.dtype(kind)), shape)

@@ -1,0 +1,269 @@
+"""Bring your own model: convert it, prove it equal, package it; or say why not.
+
+The rule of equality: original and package both see the sample's rows, rows mixed from its values, and edge rows, all
+rounded to float32 as every caller's rows are. Their answers may differ by 1e-5, absolutely up to size one and
+relatively above.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import tempfile
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelyard.artifacts.manifest import Lineage, Manifest
+from modelyard.artifacts.store import Shelf
+from modelyard.contract.encoding import Encoder
+from modelyard.contract.errors import InvalidInput, NotFound
+from modelyard.contract.features import Contract, Target
+from modelyard.contract.names import check_name
+from modelyard.contract.signature import Signature, TensorSpec
+from modelyard.contract.tensor import Matrix
+from modelyard.data.rows import json_rows
+from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
+from modelyard.optimise.graph_file import Graph, open_session, read_graph
+from modelyard.optimise.parity import ParityFailed, edge_rows, prove
+from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
+from modelyard.runtimes.catalogue import open_runtime
+
+MARGINS = (10.0, 2.0, 0.0)  # how far beyond the sample callers may go: as far as the package proves exact
+_DATATYPES = {"number": "FP64", "integer": "INT64", "category": "BYTES", "boolean": "BOOL"}
+_SAMPLES = 4
+
+
+def register(
+    model: Any, sample: Any, name: str, *, target: str | None = None, trust: bool = False, note: str = ""
+) -> tuple[str, int]:
+    """Package a model, put it on the shelf and register it; the model's name and the new version's number.
+
+    model, sample, target, trust: as in `package_model`, which also says what is raised.
+    """
+    manifest, files = package_model(model, sample, name, target, trust=trust)
+    # The one seam to the control plane: this room must not import it, and only a caller of `register` wants it.
+    work = import_module("modelyard.control.registry.work")
+    registered: tuple[str, int] = work.register_packaged(manifest, files, note=note)
+    return registered
+
+
+def package_model(
+    model: Any, sample: Any, name: str, target: str | None = None, *, trust: bool = False
+) -> tuple[Manifest, dict[str, bytes]]:
+    """A model as a manifest and files, proven: `Shelf.put(manifest, files)`.
+
+    model: a file (.onnx, LightGBM .txt, XGBoost .json or .ubj, and with `trust` a pickle), ONNX bytes, or a fitted
+    scikit-learn, LightGBM or XGBoost estimator. sample: rows that it takes, as a frame or a file; its column `target`,
+    if named, is not a feature. Raises InvalidInput or ParityFailed with the reason, NotFound for a missing file.
+    """
+    check_name("model", name)
+    rows = read_sample(sample)
+    if target is not None and target not in rows.table.columns:
+        raise InvalidInput(f"the sample has no column {target!r} to be the target")
+    source = Path(model).name if isinstance(model, str | Path) else type(model).__name__
+    data = _onnx_bytes(model)
+    if data is not None:
+        return _package_graph(read_graph(data), data, rows, name, target, source)
+    estimator = load_estimator(Path(model), trust) if isinstance(model, str | Path) else model
+    return _package_estimator(describe_estimator(estimator, rows, target), rows, name, target, source)
+
+
+def _onnx_bytes(model: Any) -> bytes | None:
+    if isinstance(model, bytes):
+        return model
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if not path.is_file():
+            raise NotFound(f"there is no file {path.name!r}; check the path")
+        return path.read_bytes() if path.suffix.lower() == ".onnx" else None
+    if hasattr(model, "SerializeToString"):  # an onnx.ModelProto
+        return bytes(model.SerializeToString())
+    return None
+
+
+# --- a graph ----------------------------------------------------------------------------------------------------
+
+
+def _package_graph(
+    graph: Graph, data: bytes, sample: Sample, name: str, target: str | None, source: str
+) -> tuple[Manifest, dict[str, bytes]]:
+    columns = _graph_columns(graph, sample, target)
+    contract = sample_contract(sample, columns, _target(target, graph.classes), {}, MARGINS[0])
+    _fits(graph, contract)
+    manifest = _manifest(name, "onnx", graph.task, contract, graph.outputs, sample, source)
+    layout = "matrix" if graph.takes_matrix else "columns"
+    manifest = msgspec.structs.replace(manifest, signature=Signature(graph.inputs, graph.outputs, layout))
+    files = {"model.onnx": graph.data}
+    manifest, rows = _prove_graph(manifest, files, data, graph, sample)
+    return manifest, files | _samples(manifest, files, contract, sample, rows, graph.answer)
+
+
+def _graph_columns(graph: Graph, sample: Sample, target: str | None) -> list[str]:
+    bare = [name for name in sample.table.columns if name != target]
+    if not graph.takes_matrix:
+        if missing := [spec.name for spec in graph.inputs if spec.name not in bare]:
+            raise InvalidInput(f"the sample lacks columns for the model's inputs: {', '.join(missing[:20])}")
+        return [spec.name for spec in graph.inputs]
+    width = graph.inputs[0].shape[1]
+    if width not in (-1, len(bare)):
+        raise InvalidInput(f"the model takes {width} columns and the sample has {len(bare)}; give just those, in order")
+    return bare
+
+
+def _fits(graph: Graph, contract: Contract) -> None:
+    kinds = {column.name: column.kind for column in contract.features}
+    if graph.takes_matrix:
+        if texts := [name for name, kind in kinds.items() if kind == "category"]:
+            raise InvalidInput(f"the model takes one matrix of numbers, and the sample has text in: {', '.join(texts[:20])}")
+        return
+    for spec in graph.inputs:
+        if (spec.datatype == "BYTES") != (kinds[spec.name] == "category"):
+            wanted = "text" if spec.datatype == "BYTES" else "a number"
+            raise InvalidInput(f"the model's input {spec.name!r} is {wanted}, and the sample's column is not")
+
+
+def _prove_graph(
+    manifest: Manifest, files: dict[str, bytes], data: bytes, graph: Graph, sample: Sample
+) -> tuple[Manifest, Matrix]:
+    """The graph as it was brought against the graph as it is served: every output that both have."""
+    contract = manifest.contract
+    raw = probe_rows(contract, sample.table)
+    edges = edge_rows(contract, raw[:1])
+    session = open_session(data)
+    shared = {output.name for output in session.get_outputs()} & {spec.name for spec in graph.outputs}
+    numeric = [s.name for s in graph.outputs if s.name in shared and s.datatype in ("FP32", "FP64")]
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Shelf(Path(folder))
+        runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
+        try:
+            feed = runtime._feed  # type: ignore[attr-defined]  # the same rows, fed by the same hand, to the other session
+            outputs = runtime.predict({"rows": raw})
+            for spec in graph.outputs:
+                if len(outputs[spec.name]) != len(raw):
+                    raise ParityFailed(f"output {spec.name!r} has {len(outputs[spec.name])} rows for {len(raw)} rows of input")
+            parity = None
+            for output in numeric:
+
+                def original(rows: Matrix, output: str = output) -> Any:
+                    found = session.run([output], feed(rows))[0]
+                    return _tensor(found)
+
+                parity = prove(original, runtime, raw, edges, output=output)
+        finally:
+            runtime.close()
+    return msgspec.structs.replace(manifest, parity=parity), raw
+
+
+def _tensor(value: Any) -> Any:
+    """What a ZipMap gave, as the tensor that it was made from."""
+    return np.array([list(row.values()) for row in value]) if isinstance(value, list) else value
+
+
+# --- an estimator -----------------------------------------------------------------------------------------------
+
+
+def _package_estimator(
+    brought: Brought, sample: Sample, name: str, target: str | None, source: str
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Convert in the ways there are, and let callers go as far beyond the sample as the package proves exact."""
+    reason: Exception = InvalidInput("it does not convert")
+    for whole_as_int in (False, True) if brought.forest is None else (False,):
+        converted: Converted | None = None
+        for margin in MARGINS:
+            contract = sample_contract(sample, brought.columns, _target(target, brought.classes), brought.categories, margin)
+            try:
+                converted = converted or convert(brought, contract, whole_as_int)
+                return _prove_estimator(brought, converted, contract, sample, name, source)
+            except ParityFailed as error:
+                reason = error
+            except InvalidInput as error:
+                reason = error if isinstance(reason, InvalidInput) else reason
+                break
+    raise reason
+
+
+def _prove_estimator(
+    brought: Brought, converted: Converted, contract: Contract, sample: Sample, name: str, source: str
+) -> tuple[Manifest, dict[str, bytes]]:
+    session = open_session(converted.data)
+    outputs = tuple(read_graph(converted.data).outputs)
+    manifest = _manifest(name, brought.framework, brought.task, contract, outputs, sample, source)
+    if converted.layout == "matrix":
+        only = session.get_inputs()[0].name
+        inputs = (TensorSpec(only, "FP32", (-1, len(contract.features))),)
+        manifest = msgspec.structs.replace(manifest, signature=Signature(inputs, outputs, "matrix"))
+    files = {"model.onnx": converted.data, **converted.extra}
+    raw = probe_rows(contract, sample.table)
+    edges = edge_rows(contract, raw[:1], converted.cuts)
+    original = brought.answers(contract)
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Shelf(Path(folder))
+        runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
+        try:
+            parity = prove(original, runtime, raw, edges, output=converted.output)
+        finally:
+            runtime.close()
+    manifest = msgspec.structs.replace(manifest, parity=parity)
+    return manifest, files | _samples(manifest, files, contract, sample, raw, converted.output)
+
+
+# --- the artifact -----------------------------------------------------------------------------------------------
+
+
+def _target(target: str | None, classes: tuple[str, ...]) -> Target | None:
+    if not classes:
+        return Target(target) if target else None
+    return Target(target or "target", classes, classes[1] if len(classes) == 2 else None)
+
+
+def _manifest(
+    name: str, framework: str, task: Any, contract: Contract, outputs: tuple[TensorSpec, ...], sample: Sample, source: str
+) -> Manifest:
+    inputs = tuple(TensorSpec(column.name, _DATATYPES[column.kind], (-1,)) for column in contract.features)
+    packages = {}
+    for package in ("onnxruntime", "numpy", {"sklearn": "scikit-learn"}.get(framework, framework), "skl2onnx"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:  # installed under another name
+            continue
+    return Manifest(
+        model=name,
+        task=task,
+        framework=framework,
+        runtime="onnx",
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        files={},
+        signature=Signature(inputs, outputs, "columns"),
+        contract=contract,
+        lineage=Lineage(source=f"brought: {source}", rows=sample.table.height, packages=packages),
+    )
+
+
+def _samples(
+    manifest: Manifest, files: dict[str, bytes], contract: Contract, sample: Sample, raw: Matrix, output: str
+) -> dict[str, bytes]:
+    """The first rows of the sample and what the package answers to them."""
+    rows = json_rows(sample.table.head(_SAMPLES), contract)
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Shelf(Path(folder))
+        runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
+        try:
+            answers = runtime.predict({"rows": Encoder(contract).finish(raw[: len(rows)])})[output].tolist()
+        finally:
+            runtime.close()
+    entries = [{"row": row, output: answer} for row, answer in zip(rows, answers, strict=True)]
+    digest = hashlib.sha256(files["model.onnx"]).hexdigest()
+    card = f"# {manifest.model}\n\nA {manifest.framework} model ({manifest.task}) that was brought, not trained here.\n"
+    card += f"Its graph's SHA-256 is `{digest}`. Its contract is inferred from a sample of {sample.table.height} rows.\n"
+    if manifest.parity:
+        card += (
+            f"\nParity with the original: {manifest.parity.rows} rows, {manifest.parity.edge_rows} of them edge rows, "
+            f"largest difference {manifest.parity.max_error:.2g} (allowed {manifest.parity.tolerance:.0e}, relative "
+            "above one).\n"
+        )
+    return {"samples.json": msgspec.json.encode(entries) + b"\n", "card.md": card.encode()}
