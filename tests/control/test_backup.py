@@ -108,7 +108,9 @@ def test_an_empty_home_has_nothing_to_back_up(tmp_path: Path) -> None:
         restore(Home(tmp_path / "empty"), tmp_path / "backup.tar.gz")
 
 
-def rewrite(source: Path, target: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[tarfile.TarInfo, bytes]]) -> Path:
+def rewrite(
+    source: Path, target: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[tarfile.TarInfo, bytes]]
+) -> Path:
     """The same archive, each entry as `change` makes it."""
     with tarfile.open(source) as old, tarfile.open(target, "w:gz") as new:
         for entry in old:
@@ -179,14 +181,14 @@ def test_a_changed_byte_is_found(served: Home, tmp_path: Path, name: str, reason
 def test_what_is_no_backup_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.tar.gz"
     path.write_bytes(content)
-    refused(tmp_path, path, "")
+    refused(tmp_path, path, "backup of Modelyard|cannot be read")
 
 
 def test_a_cut_archive_restores_nothing(served: Home, tmp_path: Path) -> None:
     good = backup(served, tmp_path / "good.tar.gz")
     path = tmp_path / "bad.tar.gz"
     path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    refused(tmp_path, path, "")
+    refused(tmp_path, path, "backup of Modelyard|cannot be read")
 
 
 def refused(folder: Path, archive: Path, reason: str) -> None:

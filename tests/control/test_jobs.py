@@ -35,7 +35,9 @@ def later(seconds: float):
     return timezone.now() + timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("work", ["os.system", "modelyard.control.work.f", "modelyard.serve.main.main", f"{WORK}.x", ""])
+@pytest.mark.parametrize(
+    "work", ["os.system", "modelyard.control.work.f", "modelyard.serve.main.main", f"{WORK}.x", ""]
+)
 def test_only_work_is_done(queue, work: str) -> None:
     with pytest.raises(InvalidInput):
         queue.enqueue(work, {}, by="test")

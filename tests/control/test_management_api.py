@@ -115,7 +115,9 @@ def test_the_needed_permissions_exist(home: Home) -> None:
 
     from modelyard.control.urls import v1
 
-    known = {f"{row.content_type.app_label}.{row.codename}" for row in Permission.objects.select_related("content_type")}
+    known = {
+        f"{row.content_type.app_label}.{row.codename}" for row in Permission.objects.select_related("content_type")
+    }
     needed = {name for pattern in v1 for name in getattr(getattr(pattern.callback, "cls", None), "needs", {}).values()}
     assert needed
     assert needed <= known
@@ -161,7 +163,10 @@ def test_from_password_to_a_served_version(visitor, admin, register) -> None:
     deployed = call("POST", "deployments", {"model": "scores"})
     assert deployed.status_code == 200
     assert deployed.json()["served"] is False
-    assert call("PUT", "endpoints/scores/traffic", {"weights": {"1": 80, "2": 20}}).json()["weights"] == {"1": 80, "2": 20}
+    assert call("PUT", "endpoints/scores/traffic", {"weights": {"1": 80, "2": 20}}).json()["weights"] == {
+        "1": 80,
+        "2": 20,
+    }
     assert call("PUT", "endpoints/scores/traffic", {"weights": {"1": 80, "2": 30}}).status_code == 422
     assert call("PUT", "endpoints/scores/traffic", {"weights": {"one": 100}}).status_code == 422
     assert call("PUT", "endpoints/scores", {"cutoff": 0.4}).json()["cutoff"] == 0.4

@@ -187,7 +187,9 @@ def test_a_plan_that_was_tampered_with_is_not_believed(home: Home, register) -> 
 
     register()
     deploy("scores", by="test")
-    home.plan.write_bytes(home.plan.read_bytes().replace(b'"require_keys"', b'"x"').replace(b'"revision":1', b'"revision":9'))
+    home.plan.write_bytes(
+        home.plan.read_bytes().replace(b'"require_keys"', b'"x"').replace(b'"revision":1', b'"revision":9')
+    )
     with pytest.raises(InvalidInput, match="not signed"):
         read_plan(home)
 

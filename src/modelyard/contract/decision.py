@@ -14,6 +14,8 @@ from modelyard.contract.tensor import Matrix
 
 MAX_REASONS = 4  # what lenders customarily state, and what US Regulation B's commentary calls enough
 
+_LOG_2 = math.log(2.0)
+
 Texts = dict[str, str]  # language -> text
 
 
@@ -26,9 +28,12 @@ class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def score(self, probability: NDArray[np.floating]) -> NDArray[np.int64]:
         """Points for probabilities of the *positive* (bad) class, float[n] -> int64[n]; higher is better."""
-        factor = self.double / math.log(2.0)
-        p = np.clip(np.asarray(probability, dtype=np.float64), 1e-9, 1 - 1e-9)
-        return np.rint(self.points + factor * (np.log((1 - p) / p) - math.log(self.odds))).astype(np.int64)
+        return np.array([self.points_at(p) for p in np.asarray(probability).tolist()], dtype=np.int64)
+
+    def points_at(self, probability: float) -> int:
+        """Points for one probability of the positive (bad) class."""
+        p = min(max(probability, 1e-9), 1 - 1e-9)
+        return round(self.points + self.double / _LOG_2 * (math.log((1 - p) / p) - math.log(self.odds)))
 
 
 class Reason(msgspec.Struct, frozen=True):

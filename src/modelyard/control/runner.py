@@ -101,11 +101,10 @@ class Runner:
         """End what runs and put it back into the queue."""
         from modelyard.control.jobs.services import release
 
-        for entry in self.running:
+        for entry in list(self.running):
             _end_group(entry.process)
-            self._keep_log(entry)
+            self._forget(entry)
             release(entry.job)
-        self.running.clear()
 
     def _launch(self, job) -> Running:
         process = subprocess.Popen(

@@ -30,9 +30,7 @@ def encode_table(contract: Contract, table: pl.DataFrame) -> Matrix:
 def table_columns(contract: Contract, table: pl.DataFrame) -> dict[str, list[Any] | NDArray[Any]]:
     """The columns that the contract uses, as the encoder takes them."""
     return {
-        column.name: _values(column, table[column.name])
-        for column in contract.features
-        if column.name in table.columns
+        column.name: _values(column, table[column.name]) for column in contract.features if column.name in table.columns
     }
 
 

@@ -29,9 +29,46 @@ MIN_ROWS = 50
 MIN_CLASS_ROWS = 10  # two for each of five folds
 _MARGIN = 10.0  # how much wider than the largest value seen the sanity limits are
 _POSITIVE_WORDS = frozenset(
-    "bad yes y 1 true default defaulted charged_off fraud churn churned deny denied 是 坏 违约 不良".split()
+    [
+        "bad",
+        "yes",
+        "y",
+        "1",
+        "true",
+        "default",
+        "defaulted",
+        "charged_off",
+        "fraud",
+        "churn",
+        "churned",
+        "deny",
+        "denied",
+        "是",
+        "坏",
+        "违约",
+        "不良",
+    ]
 )
-_PERSONAL = frozenset("name surname firstname lastname email mail phone telephone mobile address ssn passport 姓名 电话 手机 地址".split())
+_PERSONAL = frozenset(
+    [
+        "name",
+        "surname",
+        "firstname",
+        "lastname",
+        "email",
+        "mail",
+        "phone",
+        "telephone",
+        "mobile",
+        "address",
+        "ssn",
+        "passport",
+        "姓名",
+        "电话",
+        "手机",
+        "地址",
+    ]
+)
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -61,7 +98,9 @@ def read_target(table: pl.DataFrame, target: str, positive: str | None = None) -
         raise InvalidInput(f"target {target!r} has {len(counts)} classes{shown}; two are needed for a decision")
     chosen, note = _positive(counts, positive, target)
     if min(counts.values()) < MIN_CLASS_ROWS:
-        raise InvalidInput(f"target {target!r}: a class has {min(counts.values())} rows; at least {MIN_CLASS_ROWS} are needed")
+        raise InvalidInput(
+            f"target {target!r}: a class has {min(counts.values())} rows; at least {MIN_CLASS_ROWS} are needed"
+        )
     (negative,) = counts.keys() - {chosen}
     return Labelled(
         table=table.filter(known),
@@ -100,9 +139,11 @@ def infer_contract(
 
 def infer_column(values: pl.Series, quality: ColumnQuality, declared: bool = False) -> Column:
     """The contract of one column."""
+    role: Role
     role, note = ("feature", "; ".join(quality.notes)) if declared else _role(values, quality)
     if quality.kind in ("date", "other"):
-        role, note = "unused", note or "dates and nested values are not used"
+        role = "unused"
+        note = note or "dates and nested values are not used"
     kind: Kind = quality.kind if quality.kind not in ("date", "other") else "category"  # type: ignore[assignment]
     column = Column(
         name=values.name,
@@ -142,7 +183,9 @@ def example_row(table: pl.DataFrame, columns: tuple[Column, ...]) -> dict[str, o
 def _positive(counts: dict[str, int], positive: str | None, target: str) -> tuple[str, str]:
     if positive is not None:
         if positive not in counts:
-            raise InvalidInput(f"target {target!r} has no class {positive!r}; its classes are: {', '.join(sorted(counts))}")
+            raise InvalidInput(
+                f"target {target!r} has no class {positive!r}; its classes are: {', '.join(sorted(counts))}"
+            )
         return positive, f"{positive!r} is the positive class, as asked"
     if len(named := [name for name in counts if name.strip().lower() in _POSITIVE_WORDS]) == 1:
         return named[0], f"{named[0]!r} is taken as the positive class, by its name"
@@ -161,7 +204,11 @@ def _role(values: pl.Series, quality: ColumnQuality) -> tuple[Role, str]:
         (quality.kind == "other", "unused", "holds lists or objects, not single values"),
         (quality.identifier, "unused", "looks like an identifier"),
         (quality.equals_target, "unused", "repeats the target"),
-        (quality.leaking, "unused", f"knows the target too well (AUC {quality.target_auc} alone): a leak unless declared"),
+        (
+            quality.leaking,
+            "unused",
+            f"knows the target too well (AUC {quality.target_auc} alone): a leak unless declared",
+        ),
         (text and quality.distinct > MAX_LEVELS, "unused", f"text with more than {MAX_LEVELS} different values"),
         (
             text and quality.distinct > 2 and quality.distinct > MAX_DISTINCT_SHARE * max(1, seen),
@@ -176,7 +223,7 @@ def _role(values: pl.Series, quality: ColumnQuality) -> tuple[Role, str]:
 
 
 def _with_categories(column: Column, role: Role, values: pl.Series) -> Column:
-    """Closed when every level was seen twice: by Good and Turing, a new level is about as likely as levels seen once."""
+    """Closed when no level was seen only once: by Good and Turing, new levels are about as likely as those."""
     counts = values.drop_nulls().cast(pl.String).value_counts()
     categories = tuple(sorted(counts[values.name].to_list()))
     once = int((counts["count"] == 1).sum())

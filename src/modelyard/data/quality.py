@@ -144,7 +144,24 @@ def _outliers(values: NDArray[np.float64]) -> tuple[int, int]:
     return by_z, by_iqr
 
 
-_ID_WORDS = frozenset("id uuid guid index idx rownames rowname rownumber rownum rowid serial 编号 序号 主键".split())
+_ID_WORDS = frozenset(
+    [
+        "id",
+        "uuid",
+        "guid",
+        "index",
+        "idx",
+        "rownames",
+        "rowname",
+        "rownumber",
+        "rownum",
+        "rowid",
+        "serial",
+        "编号",
+        "序号",
+        "主键",
+    ]
+)
 
 
 def _is_identifier(name: str, seen: pl.Series, kind: ColumnKind, distinct: int, missing: int) -> bool:
@@ -163,7 +180,10 @@ def _is_identifier(name: str, seen: pl.Series, kind: ColumnKind, distinct: int, 
     return isinstance(low, int) and isinstance(high, int) and missing == 0 and high - low < 1.2 * len(seen)
 
 
-_DATE = r"^(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?|[A-Z][a-z]{2}[- ]\d{4}|\d{4}年.*)$"
+_DATE = (
+    r"^(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}([T ].*)?"
+    r"|[A-Z][a-z]{2}[- ]\d{4}|\d{4}年.*)$"
+)
 
 
 def _spells_dates(column: pl.Series) -> bool:
@@ -235,17 +255,36 @@ def area(y: NDArray[np.floating], score: NDArray[np.floating]) -> float:
 # What the law of most places protects. Marital status and age are protected in part (US Regulation B allows age in
 # an empirically sound score system): they carry a note and stay, so that a person decides.
 _SENSITIVE = frozenset(
-    "sex gender race racial ethnicity ethnic religion religious nationality foreign citizenship disability disabled "
-    "afam pregnant pregnancy caste".split()
+    [
+        "sex",
+        "gender",
+        "race",
+        "racial",
+        "ethnicity",
+        "ethnic",
+        "religion",
+        "religious",
+        "nationality",
+        "foreign",
+        "citizenship",
+        "disability",
+        "disabled",
+        "afam",
+        "pregnant",
+        "pregnancy",
+        "caste",
+    ]
 )
 _SENSITIVE_ZH = ("性别", "民族", "种族", "宗教", "国籍", "残疾", "怀孕", "籍贯")
 _NOTES = {
-    "protected in some jurisdictions (age): see whether the use may rely on it": frozenset("age birth dob 年龄".split()),
+    "protected in some jurisdictions (age): see whether the use may rely on it": frozenset(
+        ["age", "birth", "dob", "年龄"]
+    ),
     "protected in some jurisdictions (marital status): see whether the use may rely on it": frozenset(
-        "marital married single 婚姻".split()
+        ["marital", "married", "single", "婚姻"]
     ),
     "looks like the lender's own opinion (price or grade): it repeats an earlier decision": frozenset(
-        "int_rate interest_rate sub_grade grade".split()
+        ["int_rate", "interest_rate", "sub_grade", "grade"]
     ),
 }
 
@@ -257,7 +296,11 @@ def is_sensitive(name: str) -> bool:
 
 def _notes(name: str) -> tuple[str, ...]:
     words = {*_words(name), name.lower()}
-    return tuple(note for note, marks in _NOTES.items() if words & marks or any(mark in name for mark in marks if len(mark) == 2 and not mark.isascii()))
+    return tuple(
+        note
+        for note, marks in _NOTES.items()
+        if words & marks or any(mark in name for mark in marks if len(mark) == 2 and not mark.isascii())
+    )
 
 
 def _words(name: str) -> list[str]:

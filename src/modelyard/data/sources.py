@@ -94,9 +94,7 @@ def _read_csv(data: bytes, name: str, notes: list[str]) -> pl.DataFrame:
     separator = _separator(text)
     header = _header(text, separator, name)
     try:
-        table = pl.read_csv(
-            io.BytesIO(text.encode()), separator=separator, has_header=True, infer_schema=False
-        )
+        table = pl.read_csv(io.BytesIO(text.encode()), separator=separator, has_header=True, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         raise InvalidInput(f"{name}: a row does not fit the header: {_first_line(error)}") from None
     table.columns = header

@@ -73,7 +73,11 @@ def explain_trees(forest: Forest) -> TreeContributions | None:
         for leaf, path in enumerate(paths)
         for slot, feature in enumerate(path.conditions)
     )
-    counts = np.bincount([feature for feature, _, _ in pairs], minlength=forest.features) if pairs else np.zeros(forest.features)
+    counts = (
+        np.bincount([feature for feature, _, _ in pairs], minlength=forest.features)
+        if pairs
+        else np.zeros(forest.features)
+    )
     return TreeContributions(
         edges=np.concatenate([np.zeros(0), *edges]).astype(np.float32),
         starts=starts.astype(np.int32),

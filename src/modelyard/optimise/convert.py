@@ -22,7 +22,7 @@ _MISSING_RIGHT, _MISSING_LEFT = 0, 1
 
 
 def forest_to_onnx(forest: Forest) -> bytes:
-    """A forest as an ONNX graph: `rows` float32[N, features] -> `probability` (without a link `prediction`), float32[N]."""
+    """A forest as a graph: `rows` float32[N, features] -> `probability` (without a link: `prediction`) float32[N]."""
     trees = helper.make_node(
         "TreeEnsembleRegressor",
         ["rows"],
@@ -67,10 +67,16 @@ def _tree_attributes(forest: Forest) -> dict[str, Any]:
     for tree, root in enumerate(forest.trees):
         _write_tree(tree, root, rows, leaves)
     columns = list(zip(*rows, strict=True))
-    names = (
-        "nodes_treeids nodes_nodeids nodes_featureids nodes_values nodes_modes nodes_truenodeids nodes_falsenodeids "
-        "nodes_missing_value_tracks_true"
-    ).split()
+    names = [
+        "nodes_treeids",
+        "nodes_nodeids",
+        "nodes_featureids",
+        "nodes_values",
+        "nodes_modes",
+        "nodes_truenodeids",
+        "nodes_falsenodeids",
+        "nodes_missing_value_tracks_true",
+    ]
     attributes: dict[str, Any] = dict(zip(names, map(list, columns), strict=True))
     attributes |= {
         "base_values": [forest.base],

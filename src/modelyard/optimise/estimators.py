@@ -6,6 +6,7 @@ goes through skl2onnx and onnxmltools, and parity decides.
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable
@@ -83,7 +84,9 @@ def load_estimator(path: Path, trust: bool) -> Any:
         except xgboost.core.XGBoostError:
             raise InvalidInput(f"{path.name} is not an XGBoost model") from None
         return booster
-    raise InvalidInput(f"{path.name}: known are .onnx, .txt and .lgb (LightGBM), .json and .ubj (XGBoost), {', '.join(_PICKLES)}")
+    raise InvalidInput(
+        f"{path.name}: known are .onnx, .txt and .lgb (LightGBM), .json and .ubj (XGBoost), {', '.join(_PICKLES)}"
+    )
 
 
 def describe_estimator(model: Any, sample: Sample, target: str | None) -> Brought:
@@ -117,7 +120,9 @@ def _lightgbm(model: Any, sample: Sample, bare: list[str]) -> Brought:
     categories: dict[str, tuple[tuple[str, ...], bool]] = {}
     levels = dump.get("pandas_categorical") or []
     named = [name for name in columns if name in sample.categories] or [
-        name for name in columns if not sample.table[name].dtype.is_numeric() and str(sample.table[name].dtype) != "Boolean"
+        name
+        for name in columns
+        if not sample.table[name].dtype.is_numeric() and str(sample.table[name].dtype) != "Boolean"
     ]
     if len(levels) != len(named):
         raise InvalidInput(
@@ -128,14 +133,18 @@ def _lightgbm(model: Any, sample: Sample, bare: list[str]) -> Brought:
         categories[name] = (tuple(str(level) for level in known), True)
     classes = tuple(str(name) for name in getattr(model, "classes_", ()))
     objective = str(dump.get("objective", "")).partition(" ")[0]
-    task: Task = "binary" if objective == "binary" else "multiclass" if objective.startswith("multiclass") else "regression"
+    task: Task = (
+        "binary" if objective == "binary" else "multiclass" if objective.startswith("multiclass") else "regression"
+    )
     try:
         forest = read_lightgbm(dump)
     except InvalidInput:
         if not hasattr(model, "get_params") or categories:
             raise
         forest = None
-    return Brought(model, "lightgbm", task, columns, classes or (("0", "1") if task == "binary" else ()), categories, forest)
+    return Brought(
+        model, "lightgbm", task, columns, classes or (("0", "1") if task == "binary" else ()), categories, forest
+    )
 
 
 def _xgboost(model: Any, bare: list[str]) -> Brought:
@@ -144,7 +153,9 @@ def _xgboost(model: Any, bare: list[str]) -> Brought:
     objective = saved["learner"]["objective"]["name"]
     width = int(saved["learner"]["learner_model_param"]["num_feature"])
     columns = _columns(list(saved["learner"].get("feature_names") or ()), width, bare)
-    task: Task = "binary" if objective == "binary:logistic" else "multiclass" if objective.startswith("multi:") else "regression"
+    task: Task = (
+        "binary" if objective == "binary:logistic" else "multiclass" if objective.startswith("multi:") else "regression"
+    )
     try:
         forest = read_xgboost(_best(model, booster, saved))
     except InvalidInput:
@@ -166,7 +177,9 @@ def _stopped(model: Any) -> bool:
 
 
 def _sklearn(model: Any, bare: list[str]) -> Brought:
-    columns = _columns([str(n) for n in getattr(model, "feature_names_in_", ())], getattr(model, "n_features_in_", None), bare)
+    columns = _columns(
+        [str(n) for n in getattr(model, "feature_names_in_", ())], getattr(model, "n_features_in_", None), bare
+    )
     if hasattr(model, "classes_") and hasattr(model, "predict_proba"):
         classes = tuple(str(name) for name in model.classes_)
         task: Task = "binary" if len(classes) == 2 else "multiclass"
@@ -212,8 +225,12 @@ def _encoded_columns(model: Any, columns: list[str]) -> list[tuple[str, tuple[tu
             encoder = next((part for part in _parts(inner) if hasattr(part, "categories_")), None)
             if encoder is None:
                 continue
-            listed = [columns[name] if isinstance(name, int | np.integer) else str(name) for name in np.atleast_1d(names)]
-            others = getattr(encoder, "handle_unknown", "error") != "error"
+            listed = [
+                columns[name] if isinstance(name, int | np.integer) else str(name) for name in np.atleast_1d(names)
+            ]
+            # Behind an imputer a missing value is filled in, so an unknown category may not pass as one.
+            filled = any(type(part).__name__ == "SimpleImputer" for part in _parts(inner))
+            others = getattr(encoder, "handle_unknown", "error") != "error" and not filled
             for name, levels in zip(listed, encoder.categories_, strict=False):
                 texts = tuple(level for level in levels if isinstance(level, str) and level)
                 if texts:
@@ -244,7 +261,7 @@ def _original(brought: Brought, contract: Contract) -> Callable[[Matrix], NDArra
         table = _frame(rows, contract) if by_name and brought.framework == "sklearn" else rows
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unknown categories, feature names: both are asked for on purpose
-            if brought.task == "regression":
+            if brought.task == "regression" or not hasattr(model, "predict_proba"):
                 return np.asarray(model.predict(table), dtype=np.float64)
             both = np.asarray(model.predict_proba(table))
         return both[:, 1] if brought.task == "binary" else both
@@ -289,12 +306,13 @@ def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -
 
     _register_boosters()
     by_column = any(c.kind == "category" for c in contract.features) or _selects_columns(brought.model)
-    options = {id(brought.model): {"zipmap": False}} if brought.classes else None
+    model = _without_names(brought.model) if brought.framework == "xgboost" else _with_empty_texts(brought.model)
+    options = {id(model): {"zipmap": False}} if brought.classes else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = to_onnx(
-                brought.model,
+                model,
                 initial_types=_initial_types(contract, by_column, whole_as_int),
                 options=options,
                 target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
@@ -311,6 +329,26 @@ def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -
     new = "probabilities" if brought.classes else "prediction"
     names = {answer: new} if not brought.classes else {outputs[0].name: "label", answer: new}
     return Converted(_flat(keep_outputs(data, names), new, brought), new, "columns" if by_column else "matrix")
+
+
+def _without_names(model: Any) -> Any:
+    """A copy whose columns go by number: the converter reads no other names."""
+    bare = copy.deepcopy(model)
+    bare.get_booster().feature_names = None
+    return bare
+
+
+def _with_empty_texts(model: Any) -> Any:
+    """The model, its imputers of text told that missing is the empty text: ONNX strings know no other."""
+    if not _selects_columns(model):
+        return model
+    told = copy.deepcopy(model)
+    for step in [step for _, step in getattr(told, "steps", ())] or [told]:
+        for _, inner, _ in getattr(step, "transformers_", ()):
+            for part in _parts(inner):
+                if type(part).__name__ == "SimpleImputer" and part.statistics_.dtype == object:
+                    part.missing_values = ""
+    return told
 
 
 def _selects_columns(model: Any) -> bool:

@@ -30,10 +30,11 @@ class Graph(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def takes_matrix(self) -> bool:
-        """Whether there is one input of rows by features."""
-        return len(self.inputs) == 1 and len(self.inputs[0].shape) == 2 and self.inputs[0].shape[1] != 1
+    def takes_matrix(self, columns: list[str]) -> bool:
+        """Whether there is one input of rows by features, rather than one for each of these columns."""
+        if len(self.inputs) != 1 or len(self.inputs[0].shape) != 2:
+            return False
+        return self.inputs[0].shape[1] != 1 or self.inputs[0].name not in columns
 
     @property
     def answer(self) -> str:
@@ -97,7 +98,9 @@ def _refuse_foreign(model: onnx.ModelProto) -> None:
                 raise InvalidInput("this model keeps weights in other files; save it with its data inside")
         for node in graph.node:
             if node.domain not in _DOMAINS:
-                raise InvalidInput(f"this model needs the operator {node.op_type!r} of {node.domain!r}; custom operators are refused")
+                raise InvalidInput(
+                    f"this model needs the operator {node.op_type!r} of {node.domain!r}; custom operators are refused"
+                )
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -116,7 +119,11 @@ def _classes(model: onnx.ModelProto) -> tuple[str, ...]:
     """The classes that a classifier's last node names."""
     for node in reversed(model.graph.node):
         for attribute in node.attribute:
-            if attribute.name in ("classlabels_strings", "cats_strings") and node.op_type != "OneHotEncoder" and attribute.strings:
+            if (
+                attribute.name in ("classlabels_strings", "cats_strings")
+                and node.op_type != "OneHotEncoder"
+                and attribute.strings
+            ):
                 return tuple(text.decode() for text in attribute.strings)
             if attribute.name in ("classlabels_int64s", "classlabels_ints") and attribute.ints:
                 return tuple(str(number) for number in attribute.ints)
@@ -161,7 +168,9 @@ def _with_probability(model: onnx.ModelProto, session: ort.InferenceSession) -> 
     wide = next(o for o in outputs if len(o.shape) == 2 and o.type in ("tensor(float)", "tensor(double)"))
     source = wide.name
     if source == "probability":  # the name is needed for the one column
-        data = keep_outputs(model.SerializeToString(), {o.name: o.name.replace("probability", "probabilities") for o in outputs})
+        data = keep_outputs(
+            model.SerializeToString(), {o.name: o.name.replace("probability", "probabilities") for o in outputs}
+        )
         raise_to = onnx.load_model_from_string(data)
         for node in raise_to.graph.node:
             _rename(node.input, "probability", "_probability")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from modelyard.runtimes.base import Runtime
 
 TOLERANCE = 1e-5
 
+Answer = Callable[[Matrix], NDArray[Any]]
+
 
 class ParityFailed(ModelyardError):
     """The packaged model does not answer as the original does; it must not be served."""
@@ -25,7 +28,7 @@ class ParityFailed(ModelyardError):
 
 
 def prove(
-    original: Callable[[Matrix], NDArray[np.floating]],
+    original: Answer,
     runtime: Runtime,
     matrix: Matrix,
     edge_rows: Matrix,
@@ -38,13 +41,18 @@ def prove(
     counted absolutely up to answers of size one (all probabilities), relatively above. Raises ParityFailed with the
     largest difference.
     """
+    return compare(original, lambda rows: runtime.predict({"rows": rows})[output], matrix, edge_rows, tolerance)
+
+
+def compare(original: Answer, packaged: Answer, matrix: Matrix, edge_rows: Matrix, tolerance: float) -> Parity:
+    """The proof for any two ways of answering, as `prove` says."""
     rows = np.concatenate([matrix, edge_rows]) if len(edge_rows) else matrix
     if not len(rows):
         raise ParityFailed("parity needs at least one row; give a sample")
     wanted = np.asarray(original(rows), dtype=np.float64)
-    worst = _difference(wanted, _answer(runtime, rows, output), len(matrix), tolerance)
+    worst = _difference(wanted, np.asarray(packaged(rows), dtype=np.float64), len(matrix), tolerance)
     for row in np.unique(np.linspace(0, len(rows) - 1, 50).astype(int)):
-        one = _answer(runtime, rows[row : row + 1], output)
+        one = np.asarray(packaged(rows[row : row + 1]), dtype=np.float64)
         worst = max(worst, _difference(wanted[row : row + 1], one, len(matrix) - row, tolerance))
     return Parity(rows=len(rows), edge_rows=len(edge_rows), tolerance=tolerance, max_error=worst)
 
@@ -70,10 +78,6 @@ def edge_rows(contract: Contract, typical: Matrix, cuts: Mapping[int, Sequence[f
             nothing[position] = np.nan
     rows.append(nothing)
     return encoder.finish(np.unique(np.array(rows, dtype=np.float32), axis=0))
-
-
-def _answer(runtime: Runtime, rows: Matrix, output: str) -> NDArray[np.float64]:
-    return np.asarray(runtime.predict({"rows": rows})[output], dtype=np.float64)
 
 
 def _difference(wanted: NDArray[np.float64], got: NDArray[np.float64], ordinary: int, tolerance: float) -> float:

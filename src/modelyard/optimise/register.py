@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import tempfile
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from modelyard.artifacts.manifest import Lineage, Manifest
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.encoding import Encoder
-from modelyard.contract.errors import InvalidInput, NotFound
+from modelyard.contract.errors import InvalidInput, ModelyardError, NotFound
 from modelyard.contract.features import Contract, Target
 from modelyard.contract.names import check_name
 from modelyard.contract.signature import Signature, TensorSpec
@@ -31,6 +32,7 @@ from modelyard.optimise.estimators import Brought, Converted, convert, describe_
 from modelyard.optimise.graph_file import Graph, open_session, read_graph
 from modelyard.optimise.parity import ParityFailed, edge_rows, prove
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
+from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
 
 MARGINS = (10.0, 2.0, 0.0)  # how far beyond the sample callers may go: as far as the package proves exact
@@ -94,9 +96,9 @@ def _package_graph(
 ) -> tuple[Manifest, dict[str, bytes]]:
     columns = _graph_columns(graph, sample, target)
     contract = sample_contract(sample, columns, _target(target, graph.classes), {}, MARGINS[0])
-    _fits(graph, contract)
+    _fits(graph, contract, columns)
     manifest = _manifest(name, "onnx", graph.task, contract, graph.outputs, sample, source)
-    layout = "matrix" if graph.takes_matrix else "columns"
+    layout = "matrix" if graph.takes_matrix(columns) else "columns"
     manifest = msgspec.structs.replace(manifest, signature=Signature(graph.inputs, graph.outputs, layout))
     files = {"model.onnx": graph.data}
     manifest, rows = _prove_graph(manifest, files, data, graph, sample)
@@ -105,7 +107,7 @@ def _package_graph(
 
 def _graph_columns(graph: Graph, sample: Sample, target: str | None) -> list[str]:
     bare = [name for name in sample.table.columns if name != target]
-    if not graph.takes_matrix:
+    if not graph.takes_matrix(bare):
         if missing := [spec.name for spec in graph.inputs if spec.name not in bare]:
             raise InvalidInput(f"the sample lacks columns for the model's inputs: {', '.join(missing[:20])}")
         return [spec.name for spec in graph.inputs]
@@ -115,11 +117,13 @@ def _graph_columns(graph: Graph, sample: Sample, target: str | None) -> list[str
     return bare
 
 
-def _fits(graph: Graph, contract: Contract) -> None:
+def _fits(graph: Graph, contract: Contract, columns: list[str]) -> None:
     kinds = {column.name: column.kind for column in contract.features}
-    if graph.takes_matrix:
+    if graph.takes_matrix(columns):
         if texts := [name for name, kind in kinds.items() if kind == "category"]:
-            raise InvalidInput(f"the model takes one matrix of numbers, and the sample has text in: {', '.join(texts[:20])}")
+            raise InvalidInput(
+                f"the model takes one matrix of numbers, and the sample has text in: {', '.join(texts[:20])}"
+            )
         return
     for spec in graph.inputs:
         if (spec.datatype == "BYTES") != (kinds[spec.name] == "category"):
@@ -134,33 +138,32 @@ def _prove_graph(
     contract = manifest.contract
     raw = probe_rows(contract, sample.table)
     edges = edge_rows(contract, raw[:1])
-    session = open_session(data)
-    shared = {output.name for output in session.get_outputs()} & {spec.name for spec in graph.outputs}
-    numeric = [s.name for s in graph.outputs if s.name in shared and s.datatype in ("FP32", "FP64")]
+    held = {output.name for output in open_session(data).get_outputs()}
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder))
+        # Both go through the same runtime, so that both are fed by the same hand.
+        brought = open_runtime(shelf.open(shelf.put(manifest, {"model.onnx": data})))
         runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
         try:
-            feed = runtime._feed  # type: ignore[attr-defined]  # the same rows, fed by the same hand, to the other session
+            proofs = []
             outputs = runtime.predict({"rows": raw})
             for spec in graph.outputs:
                 if len(outputs[spec.name]) != len(raw):
-                    raise ParityFailed(f"output {spec.name!r} has {len(outputs[spec.name])} rows for {len(raw)} rows of input")
-            parity = None
-            for output in numeric:
-
-                def original(rows: Matrix, output: str = output) -> Any:
-                    found = session.run([output], feed(rows))[0]
-                    return _tensor(found)
-
-                parity = prove(original, runtime, raw, edges, output=output)
+                    count = len(outputs[spec.name])
+                    raise ParityFailed(f"output {spec.name!r} has {count} rows for {len(raw)} rows of input")
+                if spec.name in held and spec.datatype in ("FP32", "FP64"):
+                    original = partial(_one_output, brought, spec.name)
+                    proofs.append(prove(original, runtime, raw, edges, output=spec.name))
         finally:
+            brought.close()
             runtime.close()
-    return msgspec.structs.replace(manifest, parity=parity), raw
+    worst = max(proofs, key=lambda proof: proof.max_error, default=None)
+    return msgspec.structs.replace(manifest, parity=worst), raw
 
 
-def _tensor(value: Any) -> Any:
-    """What a ZipMap gave, as the tensor that it was made from."""
+def _one_output(runtime: Runtime, name: str, rows: Matrix) -> Any:
+    """One output of a graph as it was brought; what a ZipMap gave becomes the tensor that it was made from."""
+    value: Any = runtime.predict({"rows": rows})[name]
     return np.array([list(row.values()) for row in value]) if isinstance(value, list) else value
 
 
@@ -171,20 +174,23 @@ def _package_estimator(
     brought: Brought, sample: Sample, name: str, target: str | None, source: str
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Convert in the ways there are, and let callers go as far beyond the sample as the package proves exact."""
-    reason: Exception = InvalidInput("it does not convert")
+    reasons: list[ModelyardError] = []
     for whole_as_int in (False, True) if brought.forest is None else (False,):
         converted: Converted | None = None
         for margin in MARGINS:
-            contract = sample_contract(sample, brought.columns, _target(target, brought.classes), brought.categories, margin)
+            contract = sample_contract(
+                sample, brought.columns, _target(target, brought.classes), brought.categories, margin
+            )
             try:
                 converted = converted or convert(brought, contract, whole_as_int)
                 return _prove_estimator(brought, converted, contract, sample, name, source)
             except ParityFailed as error:
-                reason = error
+                reasons.append(error)
             except InvalidInput as error:
-                reason = error if isinstance(reason, InvalidInput) else reason
+                reasons.append(error)
                 break
-    raise reason
+    # How far it is off says more than that another way of converting failed too.
+    raise next((reason for reason in reasons if isinstance(reason, ParityFailed)), reasons[0])
 
 
 def _prove_estimator(
@@ -222,7 +228,13 @@ def _target(target: str | None, classes: tuple[str, ...]) -> Target | None:
 
 
 def _manifest(
-    name: str, framework: str, task: Any, contract: Contract, outputs: tuple[TensorSpec, ...], sample: Sample, source: str
+    name: str,
+    framework: str,
+    task: Any,
+    contract: Contract,
+    outputs: tuple[TensorSpec, ...],
+    sample: Sample,
+    source: str,
 ) -> Manifest:
     inputs = tuple(TensorSpec(column.name, _DATATYPES[column.kind], (-1,)) for column in contract.features)
     packages = {}
@@ -259,7 +271,9 @@ def _samples(
     entries = [{"row": row, output: answer} for row, answer in zip(rows, answers, strict=True)]
     digest = hashlib.sha256(files["model.onnx"]).hexdigest()
     card = f"# {manifest.model}\n\nA {manifest.framework} model ({manifest.task}) that was brought, not trained here.\n"
-    card += f"Its graph's SHA-256 is `{digest}`. Its contract is inferred from a sample of {sample.table.height} rows.\n"
+    card += (
+        f"Its graph's SHA-256 is `{digest}`. Its contract is inferred from a sample of {sample.table.height} rows.\n"
+    )
     if manifest.parity:
         card += (
             f"\nParity with the original: {manifest.parity.rows} rows, {manifest.parity.edge_rows} of them edge rows, "

@@ -57,7 +57,11 @@ def read_sample(sample: Any) -> Sample:
 
 
 def sample_contract(
-    sample: Sample, columns: list[str], target: Target | None, known: dict[str, tuple[tuple[str, ...], bool]], margin: float
+    sample: Sample,
+    columns: list[str],
+    target: Target | None,
+    known: dict[str, tuple[tuple[str, ...], bool]],
+    margin: float,
 ) -> Contract:
     """The contract of the model's columns, in the model's order; every one is a feature.
 
@@ -90,15 +94,15 @@ def probe_rows(contract: Contract, table: pl.DataFrame) -> Matrix:
     return np.concatenate([rows, mixed.astype(np.float32)])
 
 
-def _column(
-    values: pl.Series, column: Column, known: tuple[tuple[str, ...], bool] | None, margin: float
-) -> Column:
+def _column(values: pl.Series, column: Column, known: tuple[tuple[str, ...], bool] | None, margin: float) -> Column:
     if column.role != "feature":
         raise InvalidInput(f"column {column.name!r}: {column.note or 'cannot be served'}")
     if column.kind == "category":
         return _category(values, column, known)
     if known is not None:  # categories that are spelt as numbers in the sample
-        return _category(values.cast(pl.String), msgspec.structs.replace(column, kind="category", minimum=None, maximum=None), known)
+        return _category(
+            values.cast(pl.String), msgspec.structs.replace(column, kind="category", minimum=None, maximum=None), known
+        )
     seen = values.drop_nulls()
     if column.kind == "boolean" or not len(seen):
         return column
@@ -118,7 +122,9 @@ def _category(values: pl.Series, column: Column, known: tuple[tuple[str, ...], b
     # What the model knows comes first and keeps its order: for some models the position is the meaning.
     categories = tuple(dict.fromkeys(itertools.chain(listed, () if known else seen)))
     if known and not takes_others and (strange := set(seen) - set(listed)):
-        raise InvalidInput(f"column {column.name!r}: the sample holds {len(strange)} categories that the model does not know")
+        raise InvalidInput(
+            f"column {column.name!r}: the sample holds {len(strange)} categories that the model does not know"
+        )
     if len(categories) > MAX_LEVELS:
         raise InvalidInput(f"column {column.name!r} has more than {MAX_LEVELS} categories; encode it as numbers first")
     return msgspec.structs.replace(

@@ -8,6 +8,7 @@ leaf's share for every pattern once. Here a row's values become bins, bins becom
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class TreeContributions:
         }
         self._features = len(starts) - 1
         bounds = starts.tolist()
-        self._edges = [edges[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+        self._edges = [edges[low:high] for low, high in itertools.pairwise(bounds)]
         # One bin more than thresholds, and one for missing.
         self._rows = (starts[:-1] + 2 * np.arange(self._features)).astype(np.intp)
         self._missing = (np.diff(starts) + 1).astype(np.intp)

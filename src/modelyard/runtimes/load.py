@@ -129,7 +129,7 @@ class LoadedModel:
                 version=self.version,
                 decision=decision.positive if declined[row] else decision.negative,
                 probability=float(probabilities[row]),
-                score=int(outputs["score"][row]),
+                score=decision.scale.points_at(float(probabilities[row])),
                 reasons=why.get(row, ()),
                 model=self.manifest.model,
                 row=start + row,

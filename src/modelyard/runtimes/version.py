@@ -30,16 +30,11 @@ class LoadedVersion:
         self.runtime = open_runtime(artifact, threads)
 
     def predict(self, matrix: Matrix) -> Tensors:
-        """Answer a batch, float32[n, features]; outputs have n rows each, or ModelFailed says that they have not.
-
-        A version with a decision also answers `score`, int64[n].
-        """
+        """Answer a batch, float32[n, features]; outputs have n rows each, or ModelFailed says that they have not."""
         outputs = self.runtime.predict({"rows": self.encoder.finish(matrix)})
         for name, values in outputs.items():
             if len(values) != len(matrix):
                 raise ModelFailed(f"output {name!r} has {len(values)} rows for {len(matrix)} rows of input")
-        if self.decision is not None:
-            outputs["score"] = self.decision.scale.score(outputs["probability"])
         return outputs
 
     def explain(self, matrix: Matrix) -> Matrix | None:
@@ -58,8 +53,17 @@ class LoadedVersion:
                 self.predict(batch)
                 best = min(best, time.perf_counter() - start)
             curve[size] = best
-        self.explain(row)
         return curve
+
+    def explain_cost(self, rows: int = 8, rounds: int = 3) -> float:
+        """Seconds that explaining one row takes, measured on `rows` at once (the best of `rounds`)."""
+        batch = np.repeat(self.typical_row(), rows, axis=0)
+        best = float("inf")
+        for _ in range(rounds):
+            start = time.perf_counter()
+            self.explain(batch)
+            best = min(best, time.perf_counter() - start)
+        return best / rows
 
     def typical_row(self) -> Matrix:
         """One raw row that the contract accepts: its example, or typical values."""

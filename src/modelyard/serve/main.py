@@ -126,9 +126,9 @@ class Worker:
 
     async def _load(self, digest: str, plan: ServingPlan) -> Replica:
         name = next(e.model for e in plan.endpoints for p in e.versions if p.digest == digest)
-        loaded, curve = await self.loop.run_in_executor(None, _load_and_warm, self.shelf, digest)
+        loaded, curve, explain_s = await self.loop.run_in_executor(None, _load_and_warm, self.shelf, digest)
         log.info("loaded", model=name, digest=digest[:12], one_row_us=round(curve[1] * 1e6, 1))
-        return Replica(loaded, curve, self.loop, self.counters, self.settings.max_queued_rows, name)
+        return Replica(loaded, curve, explain_s, self.loop, self.counters, self.settings.max_queued_rows, name)
 
     def _routes(self, plan: ServingPlan) -> Routes:
         routes = {}
@@ -184,9 +184,9 @@ class Worker:
             self.stopping.set()
 
 
-def _load_and_warm(shelf: Shelf, digest: str) -> tuple[LoadedVersion, dict[int, float]]:
+def _load_and_warm(shelf: Shelf, digest: str) -> tuple[LoadedVersion, dict[int, float], float]:
     loaded = LoadedVersion(shelf.open(digest))
-    return loaded, loaded.warm()
+    return loaded, loaded.warm(), loaded.explain_cost()
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

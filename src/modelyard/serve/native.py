@@ -127,7 +127,7 @@ def _decided(call: Call, batch: Batch, at: int, row: Matrix) -> Decided:
         features = deployment.replica.loaded.encoder.features
         reasons = decision.reasons_for(contributions[:-1], row, features, call.language)
     said = decision.positive if is_positive else decision.negative
-    return Decided(said, probability, batch.column("score")[at], reasons)
+    return Decided(said, probability, decision.scale.points_at(probability), reasons)
 
 
 def _plain(call: Call, batch: Batch, at: int, row: Matrix) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Replica:
     """One loaded version and the calls that wait for it."""
 
     def __init__(
-        self, loaded: LoadedVersion, curve: dict[int, float], loop: asyncio.AbstractEventLoop, counters: Counters,
+        self, loaded: LoadedVersion, curve: dict[int, float], explain_s: float, loop: asyncio.AbstractEventLoop, counters: Counters,
         max_queued_rows: int, name: str,
     ) -> None:  # fmt: skip
         self.loaded = loaded
@@ -37,6 +37,7 @@ class Replica:
         self.max_queued_rows = max_queued_rows
         self.chunk = best_chunk(curve)
         self.inline = inline_rows(curve, INLINE_S)
+        self.inline_explained = inline_rows({size: s + explain_s * size for size, s in curve.items()}, INLINE_S)
         self.waiting: list[Call] = []
         self.bulk: list[Call] = []
         self.queued_rows = 0
@@ -63,7 +64,8 @@ class Replica:
                 f"max_queued_rows={self.max_queued_rows} rows already wait for {self.name}; try again shortly"
             )
         self.queued_rows += call.rows
-        if call.rows > self.inline:
+        # Explaining costs more than predicting, and which rows will want it is not known before they are predicted.
+        if call.rows > (self.inline if call.reasons == "none" else min(self.inline, max(1, self.inline_explained))):
             self.bulk.append(call)
             if not self.bulk_runs:
                 self.bulk_runs = True

@@ -109,7 +109,7 @@ def say_infer(call: Call, batch: Batch, start: int) -> None:
     wanted: Wanted = call.options  # type: ignore[assignment]
     outputs, chunks = [], []
     for name, is_binary in wanted.outputs:
-        values = _output(call, batch, name)[start : start + call.rows]
+        values = _output(call, batch, name, start)
         tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(values.dtype), "shape": list(values.shape)}
         if is_binary:
             chunk = _bytes(values)
@@ -165,12 +165,16 @@ def _output_specs(deployment: Deployment) -> list[TensorSpec]:
     return specs
 
 
-def _output(call: Call, batch: Batch, name: str) -> Any:
-    if name == "decision" and name not in batch.outputs:
-        decision = call.deployment.decision
-        positive = batch.outputs["probability"] >= call.deployment.cutoff
-        batch.outputs[name] = np.where(positive, decision.positive, decision.negative).astype(object)  # type: ignore[union-attr]
-    return batch.outputs[name]
+def _output(call: Call, batch: Batch, name: str, start: int) -> np.ndarray:
+    """One output's values for this call; decision and score are made here, since the cut-off is the endpoint's."""
+    rows = slice(start, start + call.rows)
+    decision = call.deployment.decision
+    if name in batch.outputs or decision is None:
+        return batch.outputs[name][rows]
+    probability = batch.outputs["probability"][rows]
+    if name == "score":
+        return decision.scale.score(probability)
+    return np.where(probability >= call.deployment.cutoff, decision.positive, decision.negative).astype(object)
 
 
 def _split(call: Call) -> tuple[bytes | bytearray, memoryview]:

@@ -134,7 +134,11 @@ def _graph(model: Additive) -> bytes:
     if order != sorted(order):
         graph.constant("order", np.argsort(order), np.int64)
         terms = graph.add("Gather", [terms, "order"], "terms", axis=1)
-    graph.add("Pad", [terms, graph.constant("pads", [0, 0, 0, 1], np.int64), graph.constant("base", model.base)], "contributions")
+    graph.add(
+        "Pad",
+        [terms, graph.constant("pads", [0, 0, 0, 1], np.int64), graph.constant("base", model.base)],
+        "contributions",
+    )
     graph.add("ReduceSum", ["contributions", graph.constant("axis", [1], np.int64)], "log_odds", keepdims=0)
     graph.add("Sigmoid", ["log_odds"], "probability")
     width = len(model.terms)
@@ -167,17 +171,18 @@ def _write_lines(graph: _Graph, lines: list[tuple[int, Line]], width: int) -> st
     return graph.add("Where", ["line_missing", "line_if_missing", "line_values"], "line_terms")
 
 
-def _write_tables(graph: _Graph, tables: list[tuple[int, Term]], width: int) -> str:
+def _write_tables(graph: _Graph, tables: list[tuple[int, Steps | Levels]], width: int) -> str:
     """One flat table for all: a value's place is its column's start plus the number of cuts below it."""
-    cuts, values, starts, missing = [], [], [], []
+    cuts: list[list[float]] = []
+    values: list[float] = []
+    starts, missing = [], []
     for _, term in tables:
         starts.append(len(values))
         if isinstance(term, Steps):
             cuts.append(list(term.thresholds))
-            values += term.values
-        elif isinstance(term, Levels):
+        else:
             cuts.append([])
-            values += term.values
+        values += term.values
         missing.append(len(values))
         values.append(term.missing)
     x = _select(graph, [position for position, _ in tables], width, "table")

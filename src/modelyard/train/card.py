@@ -45,7 +45,8 @@ def _data(manifest: Manifest, quality: QualityReport, report: dict[str, Any]) ->
     lines = [
         "## Data\n",
         f"- Table: {lineage.source or 'given in memory'}; SHA-256 `{lineage.data_digest or 'not recorded'}`",
-        f"- {quality.rows} rows ({quality.duplicate_rows} duplicates, {quality.target_missing} without an outcome): {classes}",
+        f"- {quality.rows} rows ({quality.duplicate_rows} duplicates, {quality.target_missing} without an outcome): "
+        + classes,
         f"- {report['target_note']}",
     ]
     if left := [c for c in manifest.contract.columns if c.role != "feature"]:
@@ -74,14 +75,19 @@ def _measures(manifest: Manifest, report: dict[str, Any]) -> str:
     ]
     for name, found in report["candidates"].items():
         shown = f"**{name}**" if name == report["chosen"] else name
-        lines.append(f"| {shown} | {found['auc']:.4f} | {found['ks']:.4f} | {found['log_loss']:.4f} | {found['brier']:.4f} |")
+        lines.append(
+            f"| {shown} | {found['auc']:.4f} | {found['ks']:.4f} | {found['log_loss']:.4f} | {found['brier']:.4f} |"
+        )
     lines.append(f"\nRule of choice: {report['rule']}.")
     return "\n".join(lines)
 
 
 def _columns(manifest: Manifest, report: dict[str, Any]) -> str:
     lines = ["## What moves the answer\n", "| column | mean absolute log-odds | share |", "|---|---|---|"]
-    lines += [f"| {entry['column']} | {entry['log_odds']:.4f} | {100 * entry['share']:.1f} % |" for entry in report["importance"]]
+    lines += [
+        f"| {entry['column']} | {entry['log_odds']:.4f} | {100 * entry['share']:.1f} % |"
+        for entry in report["importance"]
+    ]
     return "\n".join(lines)
 
 
@@ -99,7 +105,8 @@ def _groups(report: dict[str, Any]) -> str:
         for group, found in groups.items():
             area = "-" if found["auc"] is None else f"{found['auc']:.3f}"
             lines.append(
-                f"| {column} | {group} | {found['rows']} | {found['observed_rate']:.3f} | {found['selection_rate']:.3f} | {area} |"
+                f"| {column} | {group} | {found['rows']} | {found['observed_rate']:.3f} "
+                f"| {found['selection_rate']:.3f} | {area} |"
             )
     return "\n".join(lines)
 

@@ -111,6 +111,8 @@ def learning_curve(
         rows = train[: round(share * len(train))]
         if 0 < y[rows].sum() < len(rows):
             p = refit(candidate, contract, recipe, matrix[rows], y[rows]).predict_proba(matrix[inside])
-            curve.append({"rows": len(rows), "auc": round(auc(y[inside], p), 6), "log_loss": round(log_loss(y[inside], p), 6)})
+            curve.append(
+                {"rows": len(rows), "auc": round(auc(y[inside], p), 6), "log_loss": round(log_loss(y[inside], p), 6)}
+            )
         progress.tick(done, len(shares))
     return curve

@@ -1,4 +1,4 @@
-"""The candidates: boosted trees, logistic regression, scorecard. Each learns from the finished matrix and packs itself."""
+"""The candidates: boosted trees, logistic regression, scorecard. Each learns from the matrix and packs itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.tensor import Matrix
-from modelyard.optimise.convert import forest_to_onnx
 from modelyard.optimise.contributions import explain_trees
+from modelyard.optimise.convert import forest_to_onnx
 from modelyard.optimise.trees import float32_at_or_below, read_lightgbm, thresholds
 from modelyard.train.additive import Additive, Levels, Line, Steps, Term, signed_log
 from modelyard.train.recipe import Recipe
@@ -170,7 +170,7 @@ class _AdditiveEstimator:
 
 
 class Logistic(_AdditiveEstimator):
-    """Logistic regression: numbers standardised (skewed ones by signed logarithm), categories one by one, missing apart."""
+    """Logistic regression: numbers standardised, skewed ones as logarithms; categories one by one; missing apart."""
 
     name = "logistic"
 
@@ -211,7 +211,7 @@ class Scorecard(_AdditiveEstimator):
         return self
 
     def describe(self) -> dict[str, Any]:
-        """The card: every column's bins with their log-odds; `points` subtracts them at 20 points to double the odds."""
+        """The card: the points of every column's bins, at 20 points to double the odds; more points, less risk."""
         factor = 20 / math.log(2)
         card = {}
         for column, term in zip(self.contract.features, self.model.terms, strict=True):
@@ -320,7 +320,7 @@ def _cuts(x: NDArray[np.float32], y: Floats, max_bins: int, min_share: float) ->
     while cuts:
         bins = np.searchsorted(np.array(cuts), x, "left")
         rows = np.bincount(bins, minlength=len(cuts) + 1)
-        hits = np.bincount(bins, weights=y, minlength=len(cuts) + 1)
+        hits = np.asarray(np.bincount(bins, weights=y, minlength=len(cuts) + 1), dtype=np.float64)
         gaps = _gaps(rows, hits)
         small = np.minimum(rows[:-1], rows[1:]) < min_share * len(x)
         if small.any():
@@ -331,7 +331,7 @@ def _cuts(x: NDArray[np.float32], y: Floats, max_bins: int, min_share: float) ->
     return cuts
 
 
-def _gaps(rows: NDArray[np.int64], hits: Floats) -> Floats:
+def _gaps(rows: NDArray[np.signedinteger], hits: Floats) -> Floats:
     """How surely neighbouring bins differ in rate: squared difference over its variance."""
     rate = (hits + 0.5) / (rows + 1)
     both = (hits[:-1] + hits[1:] + 1) / (rows[:-1] + rows[1:] + 2)

@@ -34,7 +34,7 @@ def ks(y: Floats, p: Floats) -> float:
 
 
 def ks_cutoff(y: Floats, p: Floats) -> tuple[float, float]:
-    """The largest gap between the classes, and the probability at which it opens: the cut-off `p >= c` that parts best."""
+    """The largest gap between the classes, and the cut-off c at which `p >= c` opens it."""
     thresholds, true_rate, false_rate = _rates(y, p)
     best = int(np.argmax(true_rate - false_rate))
     return float(true_rate[best] - false_rate[best]), float(thresholds[best])
