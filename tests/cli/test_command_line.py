@@ -51,7 +51,9 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith("usage: modelyard")
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["train"], ["keys", "create", "x", "--expires", "soon"], ["--lang", "fr"]])
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["train"], ["keys", "create", "x", "--expires", "soon"], ["--lang", "fr"]]
+)
 def test_a_wrong_command_line_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(words)
@@ -120,7 +122,7 @@ def test_a_fault_of_ours_goes_to_a_file_that_only_its_owner_reads(
 def test_a_reader_that_closes_the_pipe_is_no_error() -> None:
     program = "import modelyard.cli.main as m, sys; sys.exit(m.main(['config', 'show']))"
     shell = f"'{sys.executable}' -c \"{program}\" | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)  # noqa: S607
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("0", "")
 
 
@@ -155,7 +157,9 @@ def test_a_setting_that_is_not_known_is_refused(
     assert "MODELYARD_GATEWAY_PROT: there is no setting 'gateway_prot'" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_key_in_the_environment_is_no_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_in_the_environment_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MODELYARD_KEY", "my_secret")
     assert command.main(["config", "show", "--json"]) == 0
     assert "my_secret" not in capsys.readouterr().out
@@ -173,7 +177,7 @@ def test_status_of_a_home_where_nothing_runs_is_4(
 
 
 def test_doctor_says_ok_warn_or_fail_with_a_next_step(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, findings = run_json(["doctor", "--json"], capsys)
+    findings = run_json(["doctor", "--json"], capsys)[1]
     assert {"python", "disk", "home", "gateway_port", "plan", "shelf", "clock"} <= {line["check"] for line in findings}
     assert all(line["level"] == "ok" or line["next_step"] for line in findings)
 
@@ -182,9 +186,9 @@ def test_doctor_says_ok_warn_or_fail_with_a_next_step(own_home: Path, capsys: py
 def test_doctor_fails_a_home_that_others_may_read(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own_home.mkdir()
     own_home.chmod(0o755)
-    status, findings = run_json(["doctor", "--json"], capsys)
+    status, shown = run_json(["doctor", "--json"], capsys)
     assert status == Exit.FAILED
-    assert next(line for line in findings if line["check"] == "home")["level"] == "fail"
+    assert next(line for line in shown if line["check"] == "home")["level"] == "fail"
 
 
 def test_an_open_address_without_keys_is_refused_before_anything_starts(
@@ -195,7 +199,9 @@ def test_an_open_address_without_keys_is_refused_before_anything_starts(
     assert not own_home.exists()
 
 
-def test_words_come_in_the_terminals_language(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_come_in_the_terminals_language(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MODELYARD_CONTROL_PORT", "1")
     for name in ("LC_ALL", "LC_MESSAGES"):
         monkeypatch.delenv(name, raising=False)

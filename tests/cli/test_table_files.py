@@ -32,8 +32,8 @@ def test_the_words_for_missing_are_trainings_own() -> None:
         ("a.csv", TEXT.encode("utf-8-sig")),
         ("a.csv", TEXT.encode("utf-16")),
         ("a.csv", TEXT.replace("\n", "\r\n").encode()),
-        ("a.tsv", b"name\tthe age\nAnna\t35\n\"O, Neil\"\t\n"),
-        ("a.txt", b"name;the age\nAnna;35\n\"O, Neil\";\n"),
+        ("a.tsv", b'name\tthe age\nAnna\t35\n"O, Neil"\t\n'),
+        ("a.txt", b'name;the age\nAnna;35\n"O, Neil";\n'),
         ("a.csv.gz", gzip.compress(TEXT.encode())),
     ],
 )

@@ -12,7 +12,9 @@ from modelyard.cli.words import STEPS, WORDS
 SOURCES = "\n".join(
     path.read_text("utf-8") for path in Path(modelyard.cli.__file__).parent.glob("*.py") if path.name != "words.py"
 )
-BY_PATTERN = re.compile(r"next_(unreachable|unauthenticated|forbidden)|level_(ok|warn|fail)|key_(active|revoked|expired)")
+BY_PATTERN = re.compile(
+    r"next_(unreachable|unauthenticated|forbidden)|level_(ok|warn|fail)|key_(active|revoked|expired)"
+)
 
 
 def fields(text: str) -> set[str]:

@@ -12,8 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from modelyard.client import AsyncClient, Client, Unreachable
-from modelyard.client import exchange
+from modelyard.client import AsyncClient, Client, Unreachable, exchange
 from modelyard.contract import errors
 
 from .conftest import Script, answered, problem
@@ -77,12 +76,14 @@ def test_a_server_that_drips_is_late(script: Script, call: Call) -> None:
 def test_nobody_there(call: Call) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # taken, but nobody listens
-        with pytest.raises(Unreachable, match="nothing answers at http://127.0.0.1"):
+        with pytest.raises(Unreachable, match=r"nothing answers at http://127\.0\.0\.1"):
             call(f"http://127.0.0.1:{held.getsockname()[1]}", "predict", {"x": 0.5}, retries=1)
 
 
 def test_a_wrong_row_is_named_and_not_sent_again(script: Script, call: Call) -> None:
-    script.then(problem(422, "invalid_input", violations=[{"rule": "minimum", "message": "must be at least 0", "row": 0}]))
+    script.then(
+        problem(422, "invalid_input", violations=[{"rule": "minimum", "message": "must be at least 0", "row": 0}])
+    )
     with pytest.raises(errors.InvalidInput) as caught:
         call(script.url, "predict", {"x": -1})
     assert caught.value.violations[0].rule == "minimum"
@@ -99,7 +100,11 @@ FRAME = {"x": [0.25, np.nan, 0.75], "job": ["fixed", None, "free"]}
         pd.DataFrame(FRAME, index=[7, 7, 7]).astype({"job": "category"}),
         pl.DataFrame(FRAME),
         pl.DataFrame(FRAME).to_arrow(),
-        [{"x": np.float32(0.25), "job": "fixed"}, {"x": float("nan"), "job": pd.NA}, {"x": np.float64(0.75), "job": "free"}],
+        [
+            {"x": np.float32(0.25), "job": "fixed"},
+            {"x": float("nan"), "job": pd.NA},
+            {"x": np.float64(0.75), "job": "free"},
+        ],
     ],
     ids=["pandas", "pandas categories", "polars", "arrow", "dicts"],
 )

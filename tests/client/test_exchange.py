@@ -96,7 +96,9 @@ def test_a_chunk_that_is_too_large_is_halved() -> None:
 def test_rows_in_a_violation_count_as_the_callers_list_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "CHUNK_ROWS", 1)
     good = Reply(200, b'{"request_id":"r","version":1,"predictions":[{"probability":0.5}]}')
-    bad = Reply(422, b'{"code":"invalid_input","violations":[{"rule":"type","message":"is text","column":"x","row":0}]}')
+    bad = Reply(
+        422, b'{"code":"invalid_input","violations":[{"rule":"type","message":"is text","column":"x","row":0}]}'
+    )
     with pytest.raises(InvalidInput, match="row 1: column 'x' is text") as caught:
         play(exchange.predict("m", [{"x": 1}, {"x": "a"}], Patience(), None, None), good, bad)
     assert caught.value.violations[0].row == 1
@@ -118,7 +120,9 @@ def test_an_answer_of_another_kind_is_an_error_not_a_crash(body: bytes) -> None:
         play(exchange.predict("m", [{"x": 1}], Patience(), None, None), Reply(200, body))
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "localhost:8000", "http://", "http://a:b@host", "http://h:99999", "http://h?q"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "localhost:8000", "http://", "http://a:b@host", "http://h:99999", "http://h?q"]
+)
 def test_an_address_that_cannot_be_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         exchange.address(url, None, "agent")

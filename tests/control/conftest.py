@@ -21,9 +21,14 @@ def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database as the first start leaves it."""
     home = tmp_path_factory.mktemp("fresh") / "home"
     start(Settings(home=str(home)))
+    from django.conf import settings
+    from django.contrib.auth.hashers import get_hashers, get_hashers_by_algorithm
     from django.db import connections
 
     connections.close_all()
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # slow ones would be most of the time
+    get_hashers.cache_clear()
+    get_hashers_by_algorithm.cache_clear()
     return Home(home).database
 
 

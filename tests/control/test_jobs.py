@@ -1,4 +1,4 @@
-"""Jobs: claimed once, reclaimed when a runner is lost, retried later, ended cleanly. Time is given, never waited for."""
+"""Jobs: claimed once, reclaimed when a runner is lost, retried later, ended cleanly. Time is given, not waited for."""
 
 import os
 import signal
@@ -237,3 +237,18 @@ def test_the_runner_repairs_the_plan(home: Home, register, runner) -> None:
     home.plan.unlink()
     runner.do_duties()
     assert home.plan.exists()
+
+
+def test_the_runner_notices_that_the_database_is_another_one(home: Home, register, runner) -> None:
+    from modelyard.control.deployments.services import deploy
+
+    register()
+    deploy("scores", by="test")
+    before, names = home.plan.read_bytes(), home.names.read_bytes()
+    runner.turn()
+    for path in home.root.glob("control.sqlite3*"):
+        path.unlink()
+    runner._duties_at = 0.0
+    runner.turn()
+    assert home.database.exists()
+    assert (home.plan.read_bytes(), home.names.read_bytes()) == (before, names)  # a fresh one undeploys nothing

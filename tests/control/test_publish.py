@@ -155,6 +155,18 @@ def test_what_was_not_written_is_written_later(home: Home, register) -> None:
     assert plan_of(home).revision == 3
 
 
+def test_a_publisher_that_dies_after_its_first_plan_locks_nobody_out(home: Home) -> None:
+    from modelyard.control.accounts.services import create_key
+    from modelyard.control.deployments.models import Publication
+    from modelyard.control.deployments.publish import publish_if_needed
+
+    create_key("somebody", ["infer"], by="test")
+    Publication.objects.update(published=0)  # it died between the file and the row
+    create_key("another", ["infer"], by="test")
+    assert plan_of(home).revision == 2
+    assert publish_if_needed() is None
+
+
 def test_an_expired_key_leaves_the_plan(home: Home) -> None:
     from django.utils import timezone
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kit.callers import Callers
 from kit.gateway import gateway, plan, publish, until
 from kit.versions import CONTRACT, expected, store

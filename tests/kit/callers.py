@@ -15,7 +15,9 @@ class Callers:
     `check` gets each answer (status, decoded body, the row that was sent) and raises if it is wrong.
     """
 
-    def __init__(self, port: int, path: str, rows: list[dict[str, Any]], check: Callable[[int, Any, Any], None]) -> None:
+    def __init__(
+        self, port: int, path: str, rows: list[dict[str, Any]], check: Callable[[int, Any, Any], None]
+    ) -> None:
         self._port, self._path, self._rows, self._check = port, path, rows, check
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []

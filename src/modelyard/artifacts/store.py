@@ -48,7 +48,7 @@ class Shelf:
         """Store an artifact and return its digest. `manifest.files` is filled in here. Storing twice is harmless."""
         entries = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in sorted(files.items())}
         for name in files:
-            if Path(name).name != name or name == MANIFEST:
+            if not _is_plain(name) or name == MANIFEST:
                 raise InvalidInput(f"{name!r} cannot be the name of a file in an artifact")
         head = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=entries)))
         digest = hashlib.sha256(head).hexdigest()
@@ -84,7 +84,7 @@ class Shelf:
             raise InvalidInput(f"artifact {digest[:12]}: the manifest was changed after it was stored")
         manifest = msgspec.json.decode(head, type=Manifest)
         for name, entry in manifest.files.items():
-            if Path(name).name != name:
+            if not _is_plain(name):
                 raise InvalidInput(f"artifact {digest[:12]}: a file name leaves the folder")
             if _sha256(folder / name) != entry.sha256:
                 raise InvalidInput(f"artifact {digest[:12]}: {name} was changed after it was stored")
@@ -95,6 +95,11 @@ class Shelf:
         if not self.folder.exists():
             return []
         return sorted(entry.name for entry in self.folder.iterdir() if len(entry.name) == 64)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether this names a file in the artifact's own folder."""
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 def _sha256(path: Path) -> str:

@@ -118,4 +118,8 @@ def shown(value: Any) -> str:
 def _rich(stream: IO[str]) -> Rich:
     from rich.console import Console as Rich
 
-    return Rich(file=stream, highlight=False, emoji=False, width=None if stream.isatty() else PIPE_WIDTH)
+    class Terminal(Rich):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # for `main` to end quietly; rich would end with status 1
+
+    return Terminal(file=stream, highlight=False, emoji=False, width=None if stream.isatty() else PIPE_WIDTH)

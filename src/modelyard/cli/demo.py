@@ -68,7 +68,8 @@ def _model(context: Context) -> int:
     context.console.note("demo_begins", home=context.settings.home)
     with ShownProgress(context.console) as progress:
         version, _ = run_blueprint(NAME, progress, by="local")
-    context.console.note("demo_version", model=NAME, version=version.number)
+    aliases = ", ".join(alias.name for alias in version.aliases.all())
+    context.console.note("demo_version", model=NAME, version=version.number, aliases=aliases or "-")
     for measure in SHOWN:
         if measure in version.metrics:
             context.console.err().print(f"    {measure:<9} {metrics_text(version.metrics, measure)}", markup=False)
@@ -83,7 +84,7 @@ def _deploy(context: Context, number: int) -> None:
         endpoint = find_endpoint(NAME)
     except NotFound:
         endpoint = deploy(NAME, number, by="local")
-    context.console.note("demo_deployed", endpoint=endpoint.name, version=number)
+    context.console.note("demo_deployed", endpoint=endpoint.name)
 
 
 def _call(context: Context) -> None:

@@ -52,12 +52,15 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def follow(paths: list[Path], pause_s: float = 0.2) -> Iterator[tuple[Path, str]]:
-    """New lines of the files as they are written, for ever; a file that was emptied is read from its start."""
-    read = {path: path.stat().st_size if path.exists() else 0 for path in paths}
-    rest = dict.fromkeys(paths, b"")
+    """Lines written from now on, for ever; a file that was emptied is read from its start."""
+    return _new_lines({path: _size(path) for path in paths}, pause_s)
+
+
+def _new_lines(read: dict[Path, int], pause_s: float) -> Iterator[tuple[Path, str]]:
+    rest = dict.fromkeys(read, b"")
     while True:
-        for path in paths:
-            size = path.stat().st_size if path.exists() else 0
+        for path in read:
+            size = _size(path)
             if size < read[path]:
                 read[path] = 0
             if size == read[path]:
@@ -70,3 +73,7 @@ def follow(paths: list[Path], pause_s: float = 0.2) -> Iterator[tuple[Path, str]
             for line in lines:
                 yield path, line.decode("utf-8", "replace")
         time.sleep(pause_s)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

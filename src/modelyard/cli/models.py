@@ -28,6 +28,7 @@ def add(verbs: Any) -> None:
     register.add_argument("file", type=Path, metavar="FILE", help=".onnx, LightGBM .txt, XGBoost .json or .ubj, …")
     register.add_argument("--name", required=True, metavar="NAME", help="of the model")
     register.add_argument("--sample", required=True, type=Path, metavar="TABLE", help="rows that it takes")
+    register.add_argument("--target", metavar="COLUMN", help="of the sample: what the model predicts")
     register.add_argument("--trust", action="store_true", help="open a pickle: that runs whatever code is in it")
     register.add_argument("--json", action="store_true", help="one JSON document")
     register.set_defaults(run=run_register)
@@ -46,13 +47,13 @@ def add(verbs: Any) -> None:
 
 
 def run_list(context: Context) -> int:
-    """Every version, newest first."""
+    """Every version of every model, newest first."""
     from modelyard.control.setup import start
 
     start(context.settings)
-    from modelyard.control.registry.models import Version
+    from modelyard.control.registry.models import Model
 
-    found = [_listed(version) for version in Version.objects.select_related("model").prefetch_related("aliases")]
+    found = [_model(model) for model in Model.objects.prefetch_related("versions")]
     if context.wants_json:
         context.console.json(found)
     elif not found:
@@ -63,21 +64,22 @@ def run_list(context: Context) -> int:
             [context.console.text(heading) for heading in headings],
             [
                 (
-                    entry["model"],
-                    entry["version"],
-                    ", ".join(entry["aliases"]),
-                    entry["framework"],
-                    entry["metrics"].get("auc"),
-                    entry["created_at"][:16].replace("T", " "),
+                    model["model"],
+                    version["number"],
+                    ", ".join(version["aliases"]),
+                    version["framework"],
+                    version["metrics"].get("auc"),
+                    version["created_at"][:16].replace("T", " "),
                 )
-                for entry in found
+                for model in found
+                for version in model["versions"]
             ],
         )
     return Exit.OK
 
 
 def run_show(context: Context) -> int:
-    """One version, from its row and its artifact."""
+    """One version in full, from its row and its artifact; as JSON beside all versions of its model."""
     from modelyard.control.setup import start
 
     start(context.settings)
@@ -88,7 +90,7 @@ def run_show(context: Context) -> int:
     version = find_version(name, which or None)
     manifest = Shelf(context.home.shelf).open(version.digest).manifest
     if context.wants_json:
-        context.console.json({**_listed(version), "manifest": msgspec.to_builtins(manifest)})
+        context.console.json({**_model(version.model), **described(version), "manifest": msgspec.to_builtins(manifest)})
         return Exit.OK
     say, text = context.console.say, context.console.text
     say("version_title", model=name, version=version.number, framework=manifest.framework, digest=version.digest[:12])
@@ -114,11 +116,10 @@ def run_register(context: Context) -> int:
     start(context.settings)
     from modelyard.control.registry.services import find_version
     from modelyard.control.registry.work import register_packaged
-    from modelyard.data.sources import read_table
     from modelyard.optimise.register import package_model
 
     args = context.args
-    manifest, files = package_model(args.file, read_table(args.sample), args.name, trust=args.trust)
+    manifest, files = package_model(args.file, args.sample, args.name, args.target, trust=args.trust)
     name, number = register_packaged(manifest, files, by="local", note=f"from {args.file.name}")
     if context.wants_json:
         context.console.json(described(find_version(name, number)))
@@ -189,14 +190,28 @@ def _serving(endpoint: Any) -> int:
     return int(endpoint.deployments.select_related("version").order_by("-weight").first().version.number)
 
 
-def _listed(version: Any) -> dict[str, Any]:
+def _model(model: Any) -> dict[str, Any]:
+    """A model with its versions, newest first, as `--json` shows it."""
+    aliases = {alias.name: alias.version.number for alias in model.aliases.select_related("version")}
     return {
-        **described(version),
-        "aliases": sorted(alias.name for alias in version.aliases.all()),
-        "status": version.status,
-        "note": version.note,
-        "created_at": version.created_at.isoformat(timespec="seconds"),
-        "created_by": version.created_by,
+        "model": model.name,
+        "aliases": aliases,
+        "versions": [
+            {
+                "number": version.number,
+                "aliases": sorted(alias for alias, number in aliases.items() if number == version.number),
+                "status": version.status,
+                "framework": version.framework,
+                "digest": version.digest,
+                "metrics": version.metrics,
+                "parity": version.parity,
+                "lineage": version.lineage,
+                "note": version.note,
+                "created_at": version.created_at.isoformat(timespec="seconds"),
+                "created_by": version.created_by,
+            }
+            for version in model.versions.all()
+        ],
     }
 
 

@@ -56,11 +56,13 @@ class ShownProgress:
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+        from rich.cells import cell_len
         from rich.text import Text
 
+        named = self._named(self._title)  # Chinese signs are two columns wide
         line = Text.assemble(
             (f"{sign} ", "green" if sign == "✓" else "red"),
-            f"{self._named(self._title):<15}",
+            named + " " * max(0, 15 - cell_len(named)),
             f" {self._detail}" if self._detail else "",
         )
         (self._bar.console if self._bar is not None else self._console.err()).print(line, soft_wrap=True)

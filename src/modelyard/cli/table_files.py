@@ -108,8 +108,8 @@ class CsvOutput:
 
 def _csv(path: Path) -> TableFile:
     encoding = _encoding(path)
-    stream = io.TextIOWrapper(_bytes(path), encoding=encoding, newline="")
-    first = next((line for line in iter(stream.readline, "") if line.strip()), "")
+    with _text(path, encoding) as stream:
+        first = _first_line(stream)
     if not first:
         raise InvalidInput(f"{path.name} is empty; a table with a header and rows is expected")
     separator = _separator(first)
@@ -117,23 +117,32 @@ def _csv(path: Path) -> TableFile:
     header = [name or ("rownames" if position == 0 else name) for position, name in enumerate(header)]
     if "" in header or len(set(header)) < len(header):
         raise InvalidInput(f"{path.name}: every column needs a name of its own in the header")
-    return TableFile(header, _csv_rows(stream, header, separator, path.name))
+    return TableFile(header, _csv_rows(path, encoding, header, separator))
 
 
-def _csv_rows(stream: IO[str], header: list[str], separator: str, name: str) -> Iterator[dict[str, Any]]:
-    reader = csv.reader(stream, delimiter=separator)
-    with stream:
+def _csv_rows(path: Path, encoding: str, header: list[str], separator: str) -> Iterator[dict[str, Any]]:
+    with _text(path, encoding) as stream:
+        _first_line(stream)
+        reader = csv.reader(stream, delimiter=separator)
         try:
             for fields in reader:
                 if not fields:
                     continue
                 if len(fields) != len(header):
-                    raise InvalidInput(
-                        f"{name}: line {reader.line_num + 1} has {len(fields)} fields, the header has {len(header)}"
-                    )
+                    at = reader.line_num + 1
+                    raise InvalidInput(f"{path.name}: line {at} has {len(fields)} fields, the header has {len(header)}")
                 yield dict(zip(header, fields, strict=True))
         except csv.Error as error:
-            raise InvalidInput(f"{name}: line {reader.line_num + 1} is not CSV: {error}") from None
+            raise InvalidInput(f"{path.name}: line {reader.line_num + 1} is not CSV: {error}") from None
+
+
+def _first_line(stream: IO[str]) -> str:
+    """The header; empty lines before it do not count."""
+    return next((line for line in iter(stream.readline, "") if line.strip()), "")
+
+
+def _text(path: Path, encoding: str) -> IO[str]:
+    return io.TextIOWrapper(_bytes(path), encoding=encoding, newline="")
 
 
 def _json_lines(path: Path) -> TableFile:

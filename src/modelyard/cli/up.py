@@ -158,6 +158,7 @@ def tree(context: Context) -> Tree:
 def come_up(context: Context, running: Tree) -> bool:
     """Whether gateway and control answer; a control that does not come is said, and serving goes on without it."""
     from modelyard.cli.log_files import last_lines
+    from modelyard.cli.look import plan_on_disk
     from modelyard.cli.tree import answers
 
     settings = context.settings
@@ -165,7 +166,11 @@ def come_up(context: Context, running: Tree) -> bool:
 
     def gateway_serves() -> bool:
         state = running_gateway(context)
-        return bool(gateway.process and state and state.pid == gateway.process.pid and state.workers)
+        if state is None or gateway.process is None or state.pid != gateway.process.pid or not state.workers:
+            return False
+        plan = plan_on_disk(context)
+        wanted = plan.revision if plan else 0
+        return all(worker.pid and max(worker.revision, worker.refused) >= wanted for worker in state.workers)
 
     context.console.note("starting")
     if not running.watch(until=gateway_serves, timeout_s=READY_WITHIN_S):

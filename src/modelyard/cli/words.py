@@ -126,13 +126,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "credit_scoring：从真实申请人数据表到一次应答（主目录：{home}）",
     ),
     "demo_version": (
-        "{model} version {version}, on rows it never saw:",
-        "{model} 版本 {version}，在未参与训练的数据上：",
+        "{model} version {version} is registered, alias {aliases}; on rows it never saw:",
+        "{model} 版本 {version} 已注册，别名 {aliases}；在未参与训练的数据上：",
     ),
-    "demo_deployed": (
-        "version {version} is registered; endpoint {endpoint} is deployed",
-        "版本 {version} 已注册；端点 {endpoint} 已部署",
-    ),
+    "demo_deployed": ("endpoint {endpoint} is deployed", "端点 {endpoint} 已部署"),
     "demo_request": ("POST {url}", "POST {url}"),
     "demo_answer": ("answers", "应答"),
     "demo_declined": (

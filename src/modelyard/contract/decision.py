@@ -26,6 +26,10 @@ class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     odds: float = 20.0
     double: float = 20.0
 
+    def __post_init__(self) -> None:
+        if self.odds <= 0 or self.double <= 0:
+            raise ValueError("odds, and the points that double them, are above 0")
+
     def score(self, probability: NDArray[np.floating]) -> NDArray[np.int64]:
         """Points for probabilities of the *positive* (bad) class, float[n] -> int64[n]; higher is better."""
         return np.array([self.points_at(p) for p in np.asarray(probability).tolist()], dtype=np.int64)

@@ -38,7 +38,7 @@ class Encoder:
         self.names = tuple(column.name for column in self.features)
         self._known = frozenset(column.name for column in contract.columns)
         row: Any = _row_type(contract)
-        self._decode = msgspec.json.Decoder(row | list[row]).decode
+        self._decode = None if row is None else msgspec.json.Decoder(row | list[row]).decode
         self._flatten = _row_function(self.features)
         self._clip, self._fill = _cleaning(self.features)
         private = np.array([column.pii != "none" for column in self.features])
@@ -49,6 +49,8 @@ class Encoder:
 
         Raises Undecodable (not JSON), InvalidInput (breaks the contract), TooLarge (more than `max_rows`).
         """
+        if self._decode is None:
+            return self._decode_carefully(body, max_rows)
         try:
             rows: Any = self._decode(body)
             if not isinstance(rows, list):
@@ -152,6 +154,9 @@ def _shown(key: Any) -> str:
 
 
 def _row_type(contract: Contract) -> Any:
+    """The type of one row; None when a column's name has a sign that msgspec takes in no field's name."""
+    if any(sign in '"\\' or sign < " " for column in contract.columns for sign in column.name):
+        return None
     fields: list[Any] = []
     rename: dict[str, str] = {}
     for position, column in enumerate(contract.features):
@@ -172,14 +177,19 @@ def _fast_type(column: Column) -> Any:
     elif column.kind == "boolean":
         kind = bool
     elif column.kind == "integer":
-        low = -_INT_MAX if column.minimum is None else max(math.ceil(column.minimum), -_INT_MAX)
-        high = _INT_MAX if column.maximum is None else min(math.floor(column.maximum), _INT_MAX)
+        low = -_INT_MAX if column.minimum is None else _within(math.ceil(column.minimum), _INT_MAX)
+        high = _INT_MAX if column.maximum is None else _within(math.floor(column.maximum), _INT_MAX)
         kind = Annotated[int, msgspec.Meta(ge=low, le=high)]
     else:
-        least = -_FLOAT32_MAX if column.minimum is None else column.minimum
-        most = _FLOAT32_MAX if column.maximum is None else column.maximum
+        least = -_FLOAT32_MAX if column.minimum is None else max(column.minimum, -_FLOAT32_MAX)
+        most = _FLOAT32_MAX if column.maximum is None else min(column.maximum, _FLOAT32_MAX)
         kind = Annotated[float, msgspec.Meta(ge=least, le=most)]
     return kind | None if column.nullable else kind
+
+
+def _within(bound: int, limit: int) -> int:
+    """`bound`, or just outside `limit` where it is further out: msgspec compares in 64 bits."""
+    return max(-limit - 1, min(bound, limit + 1))
 
 
 def _row_function(features: tuple[Column, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -200,11 +210,12 @@ def _row_function(features: tuple[Column, ...]) -> Callable[[Any], tuple[Any, ..
 
 
 def _encode_column(column: Column, values: Sequence[Any] | NDArray[Any], found: list[Violation]) -> NDArray[np.float64]:
+    before = len(found)
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu" and column.kind != "category":
         numbers = values.astype(np.float64)
     else:
         numbers = np.array([_number(column, value, row, found) for row, value in enumerate(values)], dtype=np.float64)
-    wrong = {violation.row for violation in found if violation.column == column.name}
+    wrong = {violation.row for violation in found[before:]}
 
     def check(bad: NDArray[np.bool_], rule: str, message: str) -> None:
         for row in np.flatnonzero(bad).tolist():

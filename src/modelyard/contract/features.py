@@ -6,6 +6,7 @@ and serving cannot disagree. `encoding.py` compiles a contract into a decoder; `
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -46,8 +47,23 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError(f"column {self.name!r}: only numbers have a minimum and a maximum")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"column {self.name!r}: minimum {self.minimum} is above maximum {self.maximum}")
+        if not all(math.isfinite(bound) for bound in (self.minimum or 0, self.maximum or 0, *(self.clip or ()))):
+            raise ValueError(f"column {self.name!r}: minimum, maximum and clip are finite numbers")
+        if self.clip is not None and self.clip[0] > self.clip[1]:
+            raise ValueError(f"column {self.name!r}: clip is a lower and an upper value")
         if list(self.bins) != sorted(self.bins):
             raise ValueError(f"column {self.name!r}: bins ascend")
+        if self.default is not None and self.role == "feature" and not self._fits(self.default):
+            raise ValueError(f"column {self.name!r}: the default breaks the column's own rules")
+
+    def _fits(self, value: float | str | bool) -> bool:
+        if self.kind == "category":
+            return value in self.categories
+        if self.kind == "boolean" or not isinstance(value, int | float) or isinstance(value, bool):
+            return self.kind == "boolean" and isinstance(value, bool)
+        least = -math.inf if self.minimum is None else self.minimum
+        most = math.inf if self.maximum is None else self.maximum
+        return least <= value <= most and (self.kind == "number" or float(value).is_integer())
 
     def title(self, language: str = "en") -> str:
         """What people call this column."""

@@ -39,8 +39,14 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     def __post_init__(self) -> None:
         check_name("endpoint", self.name)
         held = {planned.version for planned in self.versions}
+        if len(held) != len(self.versions):
+            raise ValueError(f"endpoint {self.name!r} holds a version twice")
         if unknown := (set(self.split.weights) | set(self.aliases.values())) - held:
             raise ValueError(f"endpoint {self.name!r} refers to versions {sorted(unknown)} that it does not hold")
+        if self.cutoff is not None and not 0.0 < self.cutoff < 1.0:
+            raise ValueError(f"endpoint {self.name!r}: a cut-off lies between 0 and 1, got {self.cutoff}")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"endpoint {self.name!r}: max_rows is at least 1")
 
 
 class PlannedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -53,6 +59,12 @@ class PlannedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     rows_per_second: float | None = None
     burst_rows: int | None = None
     expires_at: float | None = None  # seconds since 1970, UTC
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != 64 or not set(self.digest) <= set("0123456789abcdef"):
+            raise ValueError(f"key {self.id!r}: a digest is 64 hex digits")
+        if (self.rows_per_second is not None and self.rows_per_second <= 0) or (self.burst_rows or 1) < 1:
+            raise ValueError(f"key {self.id!r}: rows_per_second is above 0 and burst_rows at least 1")
 
 
 class ServingPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -6,6 +6,7 @@ or in the working folder, the default. What is not known here is refused by name
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -59,9 +60,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "max_rows",
             "max_connections",
             "max_outstanding",
+            "max_queued_rows",
+            "record_bytes",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1")
+        for name in ("header_timeout_s", "body_timeout_s", "idle_timeout_s", "write_timeout_s", "deadline_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is a number of seconds above 0")
+        if not 0 <= self.drain_s < math.inf:
+            raise ValueError("drain_s is a number of seconds, 0 or more")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise ValueError("log_level is debug, info, warning or error")
+        if self.language not in ("", "en", "zh"):
+            raise ValueError("language is en or zh, or empty for the terminal's")
         if self.workers < 0 or self.workers > 256:
             raise ValueError("workers lies between 0 (as many as cores) and 256")
         if not all(0 <= port < 65536 for port in (self.gateway_port, self.control_port)):
@@ -111,11 +123,15 @@ def load_settings(
         if key.startswith(ENVIRONMENT) and (name := key[len(ENVIRONMENT) :].lower()) not in NOT_SETTINGS
     }
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    home = Path(given.get("home") or from_environment.get("home") or known["home"].default)
-    for path in ((folder or Path()) / "modelyard.toml", home / "modelyard.toml"):
-        if path.is_file():
-            for name, value in _read(path).items():
-                take(name, value, str(path))
+    outer = (folder or Path()) / "modelyard.toml"
+    for name, value in _read(outer).items():
+        take(name, value, str(outer))
+    home = Path(given.get("home") or from_environment.get("home") or values.get("home") or known["home"].default)
+    inner = home / "modelyard.toml"
+    for name, value in _read(inner).items() if inner.absolute() != outer.absolute() else ():
+        if name == "home":
+            raise InvalidInput(f"{inner}: a home's own file cannot set 'home'")
+        take(name, value, str(inner))
     for name, text in from_environment.items():
         take(name, _from_text(text, known[name].type if name in known else str), f"{ENVIRONMENT}{name.upper()}")
     for name, value in given.items():
@@ -129,6 +145,8 @@ def load_settings(
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: not TOML: {error}") from None
 

@@ -60,7 +60,7 @@ def frames(segment: bytes) -> Iterator[Record]:
     while at + _HEAD.size <= len(segment):
         length, crc = _HEAD.unpack_from(segment, at)
         payload = segment[at + _HEAD.size : at + _HEAD.size + length]
-        if len(payload) < length or zlib.crc32(payload) != crc:
-            return
+        if not length or len(payload) < length or zlib.crc32(payload) != crc:
+            return  # a length of 0 is no record: a power cut may leave zeros at a file's end
         yield _decode(payload)
         at += _HEAD.size + length

@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from types import FrameType
 
-from modelyard.contract.errors import ModelyardError
+from modelyard.contract.errors import ModelyardError, NotFound
 from modelyard.contract.settings import Settings, load_settings
 from modelyard.control.setup import environment_of, start
 
@@ -74,6 +74,7 @@ class Runner:
         """One look at everything; True if something moved."""
         from modelyard.control.jobs import services
 
+        start(self.settings)  # a database that was restored or lost meanwhile is another one
         if time.monotonic() - self._duties_at >= DUTIES_S or not self._duties_at:
             self._duties_at = time.monotonic()
             self.do_duties()
@@ -87,13 +88,15 @@ class Runner:
         """What comes round again: a plan that was not published, jobs that nobody asks about any more."""
         from modelyard.control.deployments.publish import publish_if_needed
         from modelyard.control.jobs.services import prune
+        from modelyard.control.registry.listing import list_names_again
         from modelyard.control.training.services import close_lost_runs
 
         try:
             if (revision := publish_if_needed()) is not None:
                 log.info("published the plan again, revision %s", revision)
+            list_names_again()
         except (ModelyardError, OSError) as error:
-            log.error("the plan cannot be published: %s", error)
+            log.error("the plan stays as it is: %s", error)
         close_lost_runs()
         prune()
 
@@ -146,7 +149,10 @@ class Runner:
     def _must_stop(self, entry: Running, now: float) -> bool:
         from modelyard.control.jobs import services
 
-        if services.find_job(entry.job.pk).cancel_asked:
+        try:
+            if services.find_job(entry.job.pk).cancel_asked:
+                return True
+        except NotFound:  # the database that knew it is gone
             return True
         if now - entry.beaten_at < HEARTBEAT_S:
             return False

@@ -17,14 +17,15 @@ from modelyard.control.locks import exclusive
 from modelyard.control.secret import secret_key
 
 _active: Settings | None = None
-_prepared: set[Path] = set()  # databases that this process has seen up to date
+_prepared: dict[Path, tuple[int, int] | None] = {}  # home -> the database file that was seen up to date
 
 
 def start(settings: Settings | None = None) -> Settings:
     """Set Django up for the home of `settings` and bring its database up to date; harmless to repeat.
 
     The settings in force come back, with the home as an absolute path. A process that works on another home (a
-    notebook, a test) may start again with it: what it had open on the first home is closed.
+    notebook, a test) may start again with it: what it had open on the first home is closed. A long-lived process
+    starts again now and then, and so notices that its database file was removed or replaced.
     """
     global _active
     settings = settings or load_settings()[0]
@@ -118,8 +119,10 @@ def _move(settings: Settings) -> None:
 
 def _bring_up_to_date(settings: Settings) -> None:
     home = Home(settings.root)
-    if home.root in _prepared and (settings.database_url or home.database.exists()):
-        return
+    if home.root in _prepared:
+        if settings.database_url or _identity(home.database) == _prepared[home.root] is not None:
+            return
+        _forget_connections()  # the file was removed or replaced under us: what is open leads nowhere
     if not settings.database_url and not home.database.exists():
         os.close(os.open(home.database, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its -wal the same mode
     if _pending_migrations():
@@ -128,7 +131,22 @@ def _bring_up_to_date(settings: Settings) -> None:
                 from django.core.management import call_command
 
                 call_command("migrate", interactive=False, verbosity=0)
-    _prepared.add(home.root)
+    _prepared[home.root] = _identity(home.database)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies there, however it is called."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _forget_connections() -> None:
+    from django.db import connections
+
+    connections.close_all()
 
 
 def _pending_migrations() -> bool:

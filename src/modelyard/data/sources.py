@@ -59,7 +59,7 @@ def read_source(path: str | Path) -> Source:
         raise InvalidInput(f"{path.name} has no columns")
     if not table.height:
         raise InvalidInput(f"{path.name} has a header but no rows")
-    return Source(_tidy(table), hashlib.sha256(data).hexdigest(), tuple(notes))
+    return Source(tidy(table), hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
 def digest_of(path: str | Path) -> str:
@@ -98,7 +98,7 @@ def _read_csv(data: bytes, name: str, notes: list[str]) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         raise InvalidInput(f"{name}: a row does not fit the header: {_first_line(error)}") from None
     table.columns = header
-    return table
+    return table.select(_typed(table[column]) for column in header)
 
 
 def _decode(data: bytes, name: str, notes: list[str]) -> str:
@@ -193,7 +193,8 @@ def _first_line(error: BaseException) -> str:
 # --- typing -----------------------------------------------------------------------------------------------------
 
 
-def _tidy(table: pl.DataFrame) -> pl.DataFrame:
+def tidy(table: pl.DataFrame) -> pl.DataFrame:
+    """A frame as every reader gives it: int64, float64, text and truth values; NaN and words for missing are null."""
     return table.select(_tidy_column(table[name]) for name in table.columns)
 
 
@@ -207,13 +208,17 @@ def _tidy_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.Float64)
     if kind in (pl.Categorical, pl.Enum):
         column = column.cast(pl.String)
-    return _typed(column) if column.dtype == pl.String else column
+    return _stripped(column) if column.dtype == pl.String else column
+
+
+def _stripped(column: pl.Series) -> pl.Series:
+    text = column.str.strip_chars()
+    return pl.select(pl.when(~text.is_in(list(MISSING))).then(text).alias(column.name)).to_series()
 
 
 def _typed(column: pl.Series) -> pl.Series:
     """Text as the numbers or truth values that all of it spells; otherwise text, stripped."""
-    text = column.str.strip_chars()
-    text = pl.select(pl.when(~text.is_in(list(MISSING))).then(text).alias(column.name)).to_series()
+    text = _stripped(column)
     seen = text.drop_nulls()
     if not len(seen):
         return text

@@ -17,7 +17,7 @@ from modelyard.contract.tensor import Matrix
 from modelyard.data.cleaning import encode_table
 from modelyard.data.contracts import example_row, infer_column, rounded_up
 from modelyard.data.quality import MAX_LEVELS, quality_report
-from modelyard.data.sources import read_table
+from modelyard.data.sources import read_table, tidy
 
 MAX_TEXT = 200  # characters; longer values are free text, which a category cannot carry
 _PROBES = 300
@@ -48,12 +48,7 @@ def read_sample(sample: Any) -> Sample:
         raise InvalidInput("a sample is a data frame (pandas, polars) or a table file; its column names are needed")
     if not table.height:
         raise InvalidInput("the sample holds no rows; a few that the model takes are needed")
-    plain = [
-        table[name].cast(pl.String) if table[name].dtype in (pl.Categorical, pl.Enum) else table[name]
-        for name in table.columns
-    ]
-    plain = [column.fill_nan(None) if column.dtype.is_float() else column for column in plain]
-    return Sample(pl.DataFrame(plain), categories)
+    return Sample(tidy(table), categories)
 
 
 def sample_contract(

@@ -33,4 +33,6 @@ def check_scope(scope: str) -> str:
 
 def allows(scopes: tuple[str, ...] | frozenset[str], verb: str, endpoint: str) -> bool:
     """Whether these scopes allow `verb` on `endpoint`: the verb alone allows it everywhere."""
+    if verb == "feedback" and "feedback:any" in scopes:  # who may speak of every call may speak
+        return True
     return verb in scopes or f"{verb}:{endpoint}" in scopes

@@ -36,7 +36,8 @@ class Admission:
     def __init__(self, settings: Settings, plan: ServingPlan, rates: RateTable) -> None:
         self._require_keys = settings.require_keys or plan.require_keys
         self._principals = {bytes.fromhex(key.digest): _principal(key, rates) for key in plan.keys}
-        self._hosts = _LOOPBACK | {host.lower().encode() for host in settings.allowed_hosts}
+        own = (settings.host,) if settings.is_loopback else ()  # such as 127.0.0.2
+        self._hosts = _LOOPBACK | {host.lower().encode() for host in (*own, *settings.allowed_hosts)}
         self._any_host = not settings.is_loopback and not settings.allowed_hosts
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._seen_hosts: set[bytes] = set()

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 
-CELLS = 1 << 16  # integers in one slab; series beyond it share one overflow cell and are counted as such
+CELLS = 1 << 16  # integers in one slab
+_SPARE = 32  # its last cells: gauges and histograms that found no room share them (counters share cell 0)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 HELP = {
@@ -49,8 +50,8 @@ class Counters:
 
     def __init__(self, folder: Path, worker: int) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.cells = _map(folder / f"worker-{worker}.slab")
         self._names = open(folder / f"worker-{worker}.names", "a+", encoding="utf-8")  # noqa: SIM115 - for life
+        self.cells = _map(folder / f"worker-{worker}.slab")  # after its names: readers start from the slab
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._next = 1  # cell 0 takes what has no room
         self._names.seek(0)
@@ -76,7 +77,7 @@ class Counters:
         if (cell := self._known.get(key)) is not None:
             return cell
         cell, width = self._next, _width(kind, name)
-        if cell + width > CELLS:
+        if cell + width > CELLS - _SPARE:
             return 0 if kind == "counter" else CELLS - width
         self._next += width
         self._known[key] = cell

@@ -66,6 +66,7 @@ class Fleet:
         self._selector.register(self._signals, selectors.EVENT_READ, None)
         for counters in (self.home.run / "counters").glob("*"):
             counters.unlink()
+        (self.home.run / "rates.table").unlink(missing_ok=True)  # its times count from the machine's last start
 
     def run(self) -> int:
         """Supervise until SIGTERM or SIGINT; return the exit status."""

@@ -207,7 +207,11 @@ def _open(target: Target) -> Target:
 def _read_query(target: Target, query: str, parts: list[str]) -> None:
     if parts[0] == "v2" or target.handler not in (_predict, _explain):
         return
-    for key, value in parse_qsl(query, keep_blank_values=True, max_num_fields=16):
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=16)
+    except ValueError:
+        raise InvalidInput("there are more than 16 query parameters") from None
+    for key, value in fields:
         if key not in _QUERY:
             raise InvalidInput(f"there is no query parameter {key[:32]!r}; known are {', '.join(_QUERY)}")
         if value not in _QUERY[key]:

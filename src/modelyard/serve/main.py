@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from modelyard.artifacts.store import Shelf
-from modelyard.contract.errors import InvalidInput, ModelyardError
+from modelyard.contract.errors import InvalidInput
 from modelyard.contract.home import Home
 from modelyard.contract.plan import ServingPlan, WorkerState
 from modelyard.contract.settings import Settings
@@ -82,11 +82,10 @@ class Worker:
         """Make the plan what is served, or keep what is served and say why. Keys count at once."""
         if plan.revision < self.state.revision:
             return
-        admission = Admission(self.settings, plan, self.rates)
-        self.gateway.admission = admission
         wanted = frozenset(planned.digest for endpoint in plan.endpoints for planned in endpoint.versions)
         is_swapped = False
         try:
+            self.gateway.admission = Admission(self.settings, plan, self.rates)
             while (step := next_action(wanted, frozenset(self.replicas), is_swapped)) is not None:
                 match step:
                     case Load(digest):
@@ -97,7 +96,7 @@ class Worker:
                         self._serves(plan)
                     case Drain(digest):
                         self.loop.create_task(self._retire(self.replicas.pop(digest)))
-        except (ModelyardError, OSError, RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # ONNX Runtime's own derive from nothing narrower; the last good plan serves on
             log.error("plan refused", revision=plan.revision, reason=str(error))
             self.state = msgspec.structs.replace(self.state, refused=plan.revision, reason=str(error)[:500])
             self._report()

@@ -21,14 +21,17 @@ _decode_plan = msgspec.json.Decoder(ServingPlan).decode
 
 def read_plan(path: Path, keys: Path) -> ServingPlan:
     """The verified plan in a file. Raises FileNotFoundError, or InvalidInput that says what is wrong with it."""
-    data = path.read_bytes()
+    return _verified(path.read_bytes(), path.name, keys)
+
+
+def _verified(data: bytes, name: str, keys: Path) -> ServingPlan:
     try:
         signed = _decode_signed(data)
         if not verifier(keys).accepts(bytes(signed.plan), signed.signature):
-            raise InvalidInput(f"{path.name}: the signature is not this home's")
+            raise InvalidInput(f"{name}: the signature is not this home's")
         return _decode_plan(signed.plan)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidInput(f"{path.name} is not a plan: {error}") from None
+        raise InvalidInput(f"{name} is not a plan: {error}") from None
 
 
 class PlanFile:
@@ -38,18 +41,24 @@ class PlanFile:
         self._home = home
         self._good = home.run / "plan.good.json"
         self._seen: tuple[int, int, int] | None = None
+        self._data = b""
         self.newest = 0
 
     def first(self) -> ServingPlan | None:
-        """The plan to start with: the published one, or the last good one if that cannot be read."""
+        """The plan to start with: the published one, or the last good one if that is gone or cannot be read."""
         try:
-            return self.changed()
+            return self.changed() or self._last_good()
         except InvalidInput:
-            with contextlib.suppress(FileNotFoundError, InvalidInput):
-                plan = read_plan(self._good, self._home.keys)
-                self.newest = plan.revision
+            if (plan := self._last_good()) is not None:
                 return plan
             raise
+
+    def _last_good(self) -> ServingPlan | None:
+        with contextlib.suppress(FileNotFoundError, InvalidInput):
+            plan = read_plan(self._good, self._home.keys)
+            self.newest = plan.revision
+            return plan
+        return None
 
     def changed(self) -> ServingPlan | None:
         """A newer plan since the last look, or None. Raises InvalidInput once for each bad file."""
@@ -62,18 +71,21 @@ class PlanFile:
             return None
         self._seen = mark
         try:
-            plan = read_plan(self._home.plan, self._home.keys)
+            data = self._home.plan.read_bytes()
+            plan = _verified(data, self._home.plan.name, self._home.keys)
         except FileNotFoundError:
             return None
         if plan.revision <= self.newest:
             return None
-        self.newest = plan.revision
+        self._data, self.newest = data, plan.revision
         return plan
 
     def keep(self) -> None:
         """The plan that is served now becomes the last good one."""
+        if not self._data:  # it is the last good one already
+            return
         staging = self._good.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
-            staging.write_bytes(self._home.plan.read_bytes())
+            staging.write_bytes(self._data)
             staging.chmod(0o600)
             staging.replace(self._good)

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from modelyard.contract.errors import DeadlineExceeded, ModelFailed, ModelyardError, Overloaded
+from modelyard.contract.errors import DeadlineExceeded, ModelFailed, ModelyardError, Overloaded, TooLarge
 from modelyard.contract.tensor import Matrix
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.serve.batching import best_chunk, inline_rows, take_turn
@@ -59,6 +59,8 @@ class Replica:
 
     def submit(self, call: Call) -> None:
         """See that the call is answered once. Raises Overloaded, before queuing, when too many rows wait."""
+        if call.rows > self.max_queued_rows:
+            raise TooLarge(f"{call.rows} rows are above max_queued_rows={self.max_queued_rows}; send them in parts")
         if self.queued_rows + call.rows > self.max_queued_rows:
             raise Overloaded(
                 f"max_queued_rows={self.max_queued_rows} rows already wait for {self.name}; try again shortly"

@@ -6,7 +6,7 @@ import random
 from hashlib import blake2b
 
 from modelyard.contract.decision import Decision
-from modelyard.contract.errors import NotFound, NotReady
+from modelyard.contract.errors import InvalidInput, NotFound, NotReady
 from modelyard.contract.plan import PlannedEndpoint, ServingPlan
 from modelyard.serve.counters import Counters
 from modelyard.serve.replica import Replica
@@ -36,6 +36,10 @@ class Deployment:
         self.replica = replica
         self.max_rows = endpoint.max_rows
         decision = replica.loaded.decision
+        if endpoint.cutoff is not None and decision is None:
+            raise InvalidInput(
+                f"endpoint {endpoint.name!r}: version {version} has no decision whose cutoff could be set"
+            )
         self.cutoff = endpoint.cutoff if endpoint.cutoff is not None else (decision.cutoff if decision else None)
         labels = {"endpoint": endpoint.name, "version": self.version_text}
         self.requests = counters.counter("modelyard_requests", code="200", **labels)

@@ -88,6 +88,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path, worker: int, budget_bytes: int) -> None:
         self._folder, self._worker, self._budget = folder, worker, budget_bytes
+        self._segment_bytes = min(SEGMENT_BYTES, budget_bytes // 4)
         self._frames: deque[bytes] = deque()
         self._taken = 0  # bytes in, counted by the loop's thread alone ...
         self._gone = 0  # ... and bytes out, counted by the writer's alone
@@ -122,27 +123,32 @@ class RecordWriter:
                     self._write(data)
                 except OSError as error:
                     log.error("records could not be written", error=str(error))
+                    self._abandon()
                 self._gone += len(data)
             elif self._closing:
-                if self._file is not None:
-                    os.close(self._file)
+                self._abandon()
                 return
 
     def _write(self, data: bytes) -> None:
-        if self._file is None or self._written > SEGMENT_BYTES:
+        if self._file is None or self._written > self._segment_bytes:
             self._rotate()
         while data:
             written = os.write(self._file, data)  # type: ignore[arg-type]
             self._written += written
             data = data[written:]
 
-    def _rotate(self) -> None:
+    def _abandon(self) -> None:
+        """Write no more to this segment: what would follow a torn frame could not be read."""
         if self._file is not None:
             os.close(self._file)
+        self._file = None
+
+    def _rotate(self) -> None:
+        self._abandon()
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         mine = sorted(self._folder.glob(f"worker-{self._worker}-*.records"))
         sizes = [path.stat().st_size for path in mine]
-        while mine and sum(sizes) + SEGMENT_BYTES > self._budget:
+        while mine and sum(sizes) + self._segment_bytes > self._budget:
             mine.pop(0).unlink(missing_ok=True)
             sizes.pop(0)
         name = f"worker-{self._worker}-{time.time_ns():020d}.records"

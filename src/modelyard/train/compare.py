@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -56,10 +57,14 @@ def cross_validate(name: str, contract: Contract, recipe: Recipe, matrix: Matrix
     if name == "lightgbm":
         return _cross_validate_trees(contract, recipe, matrix, y, fold)
     predictions = np.empty(len(y))
-    for part in range(recipe.folds):
+
+    def learn(part: int) -> None:
         inside = fold == part
         fitted = make(name, contract, recipe).fit(matrix[~inside], y[~inside])
         predictions[inside] = fitted.predict_proba(matrix[inside])
+
+    with ThreadPoolExecutor(recipe.threads) as pool:
+        list(pool.map(learn, range(recipe.folds)))
     return Candidate(name, predictions, measures(y, predictions))
 
 
@@ -70,16 +75,19 @@ def _cross_validate_trees(
 
     A number for each fold, stopped on the very rows that it then predicts, would flatter the model.
     """
-    fitted, curves = [], []
-    for part in range(recipe.folds):
+
+    def learn(part: int) -> tuple[Trees, dict[str, list[float]]]:
         inside = fold == part
         trees = Trees(contract, recipe)
-        curves.append(trees.fit_watching(matrix[~inside], y[~inside], matrix[inside], y[inside]))
-        fitted.append(trees)
+        return trees, trees.fit_watching(matrix[~inside], y[~inside], matrix[inside], y[inside])
+
+    with ThreadPoolExecutor(recipe.threads) as pool:  # the libraries let go of the interpreter while they learn
+        learned = list(pool.map(learn, range(recipe.folds)))
+    curves = [curve for _, curve in learned]
     losses = {name: np.mean([curve[name] for curve in curves], axis=0) for name in ("train", "valid")}
     rounds = int(np.argmin(losses["valid"])) + 1
     predictions = np.empty(len(y))
-    for part, trees in enumerate(fitted):
+    for part, (trees, _) in enumerate(learned):
         predictions[fold == part] = trees.predict_proba(matrix[fold == part], rounds)
     rounded = {name: [round(float(loss), 6) for loss in values] for name, values in losses.items()}
     return Candidate("lightgbm", predictions, measures(y, predictions), rounds, rounded)
@@ -105,14 +113,22 @@ def learning_curve(
     """AUC and log-loss on one fold after learning from 20, 40 ... 100 % of the others: does more data still help?"""
     inside = stratified_folds(y, recipe.folds, recipe.seed) == 0
     train = np.random.default_rng([recipe.seed, 2]).permutation(np.flatnonzero(~inside))
-    curve = []
     shares = (0.2, 0.4, 0.6, 0.8, 1.0)
-    for done, share in enumerate(shares, start=1):
+
+    def learn(share: float) -> dict[str, Any] | None:
         rows = train[: round(share * len(train))]
-        if 0 < y[rows].sum() < len(rows):
-            p = refit(candidate, contract, recipe, matrix[rows], y[rows]).predict_proba(matrix[inside])
-            curve.append(
-                {"rows": len(rows), "auc": round(auc(y[inside], p), 6), "log_loss": round(log_loss(y[inside], p), 6)}
-            )
-        progress.tick(done, len(shares))
+        if not 0 < y[rows].sum() < len(rows):
+            return None
+        p = refit(candidate, contract, recipe, matrix[rows], y[rows]).predict_proba(matrix[inside])
+        return {
+            "rows": len(rows),
+            "auc": round(auc(y[inside], p), 6),
+            "log_loss": round(log_loss(y[inside], p), 6),
+        }
+
+    curve = []
+    with ThreadPoolExecutor(recipe.threads) as pool:
+        for done, point in enumerate(pool.map(learn, shares), start=1):
+            curve += [point] if point else []
+            progress.tick(done, len(shares))
     return curve

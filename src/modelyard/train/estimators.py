@@ -9,6 +9,7 @@ import lightgbm as lgb
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from modelyard.contract.features import Column, Contract
@@ -20,6 +21,8 @@ from modelyard.train.additive import Additive, Levels, Line, Steps, Term, signed
 from modelyard.train.recipe import Recipe
 
 Floats = NDArray[np.float64]
+
+_NARROW = 200  # columns of a design
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -94,11 +97,11 @@ class Trees:
 
     def predict_proba(self, matrix: Matrix, rounds: int | None = None) -> Floats:
         """See `Estimator.predict_proba`; with `rounds`, of the first so many trees."""
-        return np.asarray(self.booster.predict(matrix, num_iteration=rounds or -1, num_threads=self.recipe.threads))
+        return np.asarray(self.booster.predict(matrix, num_iteration=rounds or -1, num_threads=1))
 
     def contributions(self, matrix: Matrix) -> Floats:
         """See `Estimator.contributions`: TreeSHAP as LightGBM computes it."""
-        return np.asarray(self.booster.predict(matrix, pred_contrib=True, num_threads=self.recipe.threads))
+        return np.asarray(self.booster.predict(matrix, pred_contrib=True, num_threads=1))
 
     def pack(self) -> Packed:
         """See `Estimator.pack`."""
@@ -133,8 +136,9 @@ class Trees:
             "lambda_l2": trees.l2,
             "seed": self.recipe.seed,
             "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": self.recipe.threads,
+            "force_col_wise": True,
+            # One thread each: several wait for one another at every split, which is ruinous on a busy machine.
+            "num_threads": 1,
             "verbosity": -1,
         }
 
@@ -234,8 +238,11 @@ def make(name: str, contract: Contract, recipe: Recipe) -> Estimator:
 
 
 def _fit_logistic(design: Floats, y: Floats, l2: float) -> tuple[Floats, float]:
-    model = LogisticRegression(C=1.0 / max(l2, 1e-9), max_iter=200, tol=1e-8, solver="newton-cholesky")
-    model.fit(design, y)
+    """Weights and intercept. Newton's method is exact and fast for few columns; for many it would take their cube."""
+    narrow = design.shape[1] <= _NARROW
+    solver, tolerance = ("newton-cholesky", 1e-8) if narrow else ("newton-cg", 1e-5)
+    model = LogisticRegression(C=1.0 / max(l2, 1e-9), max_iter=200, tol=tolerance, solver=solver)
+    model.fit(design if narrow else csr_matrix(design), y)
     return model.coef_[0], float(model.intercept_[0])
 
 

@@ -66,7 +66,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     test_share: float = 0.2
     bootstrap: int = 500  # resamples behind every interval
-    threads: int = 2
+    threads: int = 2  # folds that learn side by side; each learns on one core
     declared: tuple[str, ...] = ()  # columns to keep though they look sensitive, leaking or like identifiers
     lightgbm: TreeRecipe = TreeRecipe()
     logistic: LogisticRecipe = LogisticRecipe()

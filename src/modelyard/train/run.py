@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from modelyard import __version__
 from modelyard.artifacts.manifest import Lineage, Manifest
@@ -27,6 +28,7 @@ from modelyard.data.cleaning import encode_table, fit_cleaning
 from modelyard.data.contracts import Labelled, infer_contract, read_target
 from modelyard.data.quality import QualityReport, quality_report
 from modelyard.data.rows import json_rows
+from modelyard.data.sources import tidy
 from modelyard.optimise.parity import ParityFailed, compare, edge_rows, prove
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
@@ -102,6 +104,7 @@ def train(
     """
     recipe, progress = recipe or Recipe(), progress or Silent()
     check_name("model", name)
+    table = tidy(table)
     labelled = read_target(table, target, positive)
     progress.step("read the table", _reading(table, labelled))
     quality = quality_report(table, target)
@@ -114,7 +117,8 @@ def train(
     train_rows, test_rows = stratified_split(labelled.y, recipe.test_share, recipe.seed)
     contract = fit_cleaning(contract, raw[train_rows])
     finished = Encoder(contract).finish(raw)
-    learned = _learn(contract, recipe, finished, labelled, (train_rows, test_rows), decision, progress)
+    with threadpool_limits(1):  # the folds share the cores; threads within a fold would only wait for one another
+        learned = _learn(contract, recipe, finished, labelled, (train_rows, test_rows), decision, progress)
 
     progress.step("package", "ONNX graph and explanation")
     packed = learned.estimator.pack()

@@ -12,7 +12,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from modelyard.artifacts.names import write_whole
-from modelyard.contract.errors import Conflict, InvalidInput
+from modelyard.contract.errors import Conflict, Internal, InvalidInput
+from modelyard.contract.home import Home
 from modelyard.contract.plan import (
     PlannedEndpoint,
     PlannedKey,
@@ -58,7 +59,7 @@ def publish_plan() -> int:
         if disk is None or disk.revision < plan.revision:
             raw = msgspec.json.encode(plan)
             signature = signer(home.keys).sign(raw)
-            write_whole(home.plan, msgspec.json.encode(SignedPlan(msgspec.Raw(raw), signature)))
+            _write(home, msgspec.json.encode(SignedPlan(msgspec.Raw(raw), signature)), plan.revision)
         Publication.objects.filter(pk=1, published__lt=plan.revision).update(published=plan.revision)
     return plan.revision
 
@@ -108,6 +109,16 @@ def plan_of_rows(publication: Publication) -> ServingPlan:
     )
 
 
+def _write(home: Home, data: bytes, revision: int) -> None:
+    try:
+        write_whole(home.plan, data)
+    except OSError as error:
+        raise Internal(
+            f"revision {revision} is in the database, but its plan cannot be written: {error.strerror}; "
+            "the runner tries again, and gateways keep what they have"
+        ) from error
+
+
 def _locked_publication() -> Publication:
     Publication.objects.get_or_create(pk=1)
     return Publication.objects.select_for_update().get(pk=1)
@@ -118,10 +129,12 @@ def _refuse_a_strangers_plan(publication: Publication) -> ServingPlan | None:
     try:
         disk = read_plan(active_home())
     except InvalidInput as error:
-        if publication.published:
+        if publication.committed:
             return None  # ours was damaged: the next one replaces it
         raise Conflict(f"{error}, and this database has published none: {_WAYS_OUT}") from None
-    if disk is not None and not publication.published and (disk.endpoints or disk.keys):
+    # Our own first plan may lie there before `published` says so: a stranger's is newer than all we ever committed.
+    is_strange = disk is not None and not publication.published and disk.revision > publication.committed
+    if is_strange and (disk.endpoints or disk.keys):
         raise Conflict(
             f"a plan with {len(disk.endpoints)} endpoints (revision {disk.revision}) is being served, and this "
             f"database has published none: {_WAYS_OUT}"

@@ -29,20 +29,24 @@ def list_names() -> int:
         return publish_names(home, names, signer(home.keys))
 
 
+def list_names_again() -> None:
+    """Write `names.json` if it is not what the rows say; a database without versions leaves it as it is."""
+    if Version.objects.exists():
+        list_names()
+
+
 def refuse_if_forgotten() -> None:
     """Raise Conflict when the shelf lists names and the database knows no version: it was lost or replaced.
 
     Numbering would start again at 1, and a name that callers hold would mean another model.
     """
-    if Version.objects.exists():
-        return
-    home = active_home()
     try:
-        listed = read_names(home)
+        listed = read_names(active_home())
         known = bool(listed and listed.names)
     except InvalidInput:
         known = True
-    if known:
+    # Rows are looked at last: names are written after a commit, so whoever sees names sees their rows as well.
+    if known and not Version.objects.exists():
         raise Conflict(
             "the database knows no model, but the shelf lists some; bring the database back with `modelyard restore "
             "ARCHIVE`, or rebuild it from plan and shelf with `modelyard adopt`"

@@ -1,0 +1,44 @@
+"""Are a system's answers right? Asked before anything is timed: a wrong system is not a fast one."""
+
+from __future__ import annotations
+
+import http.client
+
+from benchmarks.server import Server
+from benchmarks.work import Work, probability_in
+
+TOLERANCE = 1e-5
+CONNECTIONS = 8  # so that every worker process is asked
+
+
+class WrongAnswer(Exception):
+    """A system answered wrongly; there is no figure to compare."""
+
+
+def differs(status: int, answer: bytes, expected: float) -> str | None:
+    """Why this answer is not the expected probability, or None if it is."""
+    if status != 200:
+        return f"status {status}: {answer[:200]!r}"
+    try:
+        said = probability_in(answer)
+    except (ValueError, KeyError, TypeError, IndexError, StopIteration):
+        return f"no probability in {answer[:200]!r}"
+    if not abs(said - expected) <= TOLERANCE:  # also true of NaN
+        return f"answered {said!r} where {expected!r} is right"
+    return None
+
+
+def verify(server: Server, work: Work, expected: list[float]) -> int:
+    """Ask everything once over each of several connections; the number of right answers. Raises WrongAnswer."""
+    lines = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(CONNECTIONS)]
+    try:
+        for at, (body, right) in enumerate(zip(work.bodies, expected, strict=True)):
+            line = lines[at % CONNECTIONS]
+            line.request("POST", work.path, body, server.headers)
+            reply = line.getresponse()
+            if reason := differs(reply.status, reply.read(), right):
+                raise WrongAnswer(f"{server.name}, {work.name}, request {at}: {reason}")
+    finally:
+        for line in lines:
+            line.close()
+    return len(work.bodies)
