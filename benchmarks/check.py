@@ -30,15 +30,17 @@ def differs(status: int, answer: bytes, expected: float) -> str | None:
 
 def verify(server: Server, work: Work, expected: list[float]) -> int:
     """Ask everything once over each of several connections; the number of right answers. Raises WrongAnswer."""
-    lines = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(CONNECTIONS)]
-    try:
-        for at, (body, right) in enumerate(zip(work.bodies, expected, strict=True)):
-            line = lines[at % CONNECTIONS]
-            line.request("POST", work.path, body, server.headers)
-            reply = line.getresponse()
-            if reason := differs(reply.status, reply.read(), right):
-                raise WrongAnswer(f"{server.name}, {work.name}, request {at}: {reason}")
-    finally:
-        for line in lines:
+    asked = list(zip(work.bodies, expected, strict=True))
+    for first in range(CONNECTIONS):
+        line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        try:
+            for body, right in asked[first::CONNECTIONS]:
+                line.request("POST", work.path, body, server.headers)
+                reply = line.getresponse()
+                if reason := differs(reply.status, reply.read(), right):
+                    raise WrongAnswer(f"{server.name}, {work.name}: {reason}")
+        except (OSError, http.client.HTTPException) as error:
+            raise WrongAnswer(f"{server.name}, {work.name}: no answer: {error!r}") from None
+        finally:
             line.close()
     return len(work.bodies)

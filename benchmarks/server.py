@@ -34,6 +34,7 @@ RIVALS = Path(__file__).parent / "rivals"
 PATIENCE_S = 60.0
 WORKERS = 2
 ROWS_PER_SECOND = 10_000_000.0  # a quota that is charged for every row and never used up
+STARTED = b"Application startup complete"  # each uvicorn worker says so once
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -168,11 +169,11 @@ def uvicorn(name: str, module: str, model: Path) -> Iterator[Server]:
         log = Path(folder) / "uvicorn.log"
         port = _free_port()
         command = [str(python), "-m", "uvicorn", f"{module}:app", "--app-dir", str(RIVALS), "--port", str(port)]
-        command += ["--host", "127.0.0.1", "--workers", str(WORKERS), "--log-level", "warning"]
+        command += ["--host", "127.0.0.1", "--workers", str(WORKERS), "--no-access-log"]
         server = Server(name, _start(command, {**os.environ, "BENCH_MODEL": str(model)}, log), log, {})
         server.url = f"http://127.0.0.1:{port}"
         try:
-            server.wait_for(lambda: _listens(port), "it listens")
+            server.wait_for(lambda: log.read_bytes().count(STARTED) >= WORKERS, "every worker has started")
             yield server
         finally:
             server.stop()
@@ -225,9 +226,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kit.contracts import any_rows, contracts, right_rows
@@ -30,7 +30,12 @@ def outcome(made: Callable[[], Any]) -> Any:
         matrix = made()
     except InvalidInput as refusal:
         return str(refusal), refusal.violations
-    return matrix.dtype.str, matrix.shape, np.where(np.isnan(matrix), -1.5, matrix).tobytes(), np.isnan(matrix).tobytes()
+    return (
+        matrix.dtype.str,
+        matrix.shape,
+        np.where(np.isnan(matrix), -1.5, matrix).tobytes(),
+        np.isnan(matrix).tobytes(),
+    )
 
 
 @st.composite
@@ -39,6 +44,7 @@ def contract_and_rows(draw: st.DrawFn, rows: Any) -> tuple[Contract, list[dict[s
     return contract, draw(st.lists(rows(contract), min_size=1, max_size=4))
 
 
+@settings(max_examples=50)
 @given(contract_and_rows(right_rows))
 def test_a_right_row_makes_the_same_matrix_on_every_path(case: tuple[Contract, list[dict[str, Any]]]) -> None:
     contract, rows = case
@@ -56,6 +62,7 @@ def test_a_right_row_makes_the_same_matrix_on_every_path(case: tuple[Contract, l
     assert outcome(lambda: one) == outcome(lambda: fast[:1])
 
 
+@settings(max_examples=50)
 @given(contract_and_rows(right_rows))
 def test_whole_columns_make_the_same_matrix(case: tuple[Contract, list[dict[str, Any]]]) -> None:
     contract, rows = case
@@ -74,6 +81,7 @@ def test_whole_columns_make_the_same_matrix(case: tuple[Contract, list[dict[str,
     assert outcome(lambda: compiled.encode_columns(arrays, len(rows))) == expected
 
 
+@settings(max_examples=50)
 @given(contract_and_rows(any_rows))
 def test_a_wrong_row_is_refused_alike_on_every_path(case: tuple[Contract, list[dict[str, Any]]]) -> None:
     contract, rows = case
@@ -84,6 +92,7 @@ def test_a_wrong_row_is_refused_alike_on_every_path(case: tuple[Contract, list[d
     assert outcome(lambda: compiled.encode_rows(rows)) == careful
 
 
+@settings(max_examples=50)
 @given(contract_and_rows(any_rows))
 def test_a_violation_names_row_column_and_rule(case: tuple[Contract, list[dict[str, Any]]]) -> None:
     contract, rows = case
@@ -109,6 +118,7 @@ def test_a_violation_names_row_column_and_rule(case: tuple[Contract, list[dict[s
 TOKEN = "zq7Xtoken"
 
 
+@settings(max_examples=50)
 @given(contracts(), st.sampled_from((TOKEN, [TOKEN], {TOKEN: 1}, {"a": TOKEN}, 8191727379313, 8191727379313.5)))
 def test_no_message_ever_repeats_a_value(contract: Contract, secret: Any) -> None:
     compiled = Encoder(contract)
@@ -249,7 +259,9 @@ def test_of_a_key_that_appears_twice_the_last_counts_on_every_path() -> None:
         np.testing.assert_array_equal(compiled.decode_json(body, 1)[0], [[2.0]])
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"x": NaN}', b"[1, 2", b"\xff\xfe", b'{"x": 1} {"x": 2}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"x": NaN}', b"[1, 2", b"\xff\xfe", b'{"x": 1} {"x": 2}', b"[" * 100_000]
+)
 def test_what_is_no_json_is_undecodable(body: bytes) -> None:
     with pytest.raises(Undecodable):
         encoder(NUMBER).decode_json(body, 10)
@@ -298,6 +310,7 @@ def test_a_contract_without_cleaning_costs_nothing() -> None:
     assert encoder(Column("x", "number")).finish(matrix) is matrix
 
 
+@settings(max_examples=50)
 @given(contract_and_rows(right_rows))
 @example((Contract((Column("x", "number", nullable=True, clip=(1.0, 2.0), fill=5.0),)), [{"x": None}]))
 def test_finishing_leaves_no_gap_that_has_a_fill_and_nothing_outside_a_clip(

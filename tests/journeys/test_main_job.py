@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from kit.apart import python_of
 from kit.callers import Callers
 from kit.gateway import until
 from kit.product import Product
@@ -210,3 +212,31 @@ def test_a_backup_of_a_running_home_is_restored_elsewhere_and_serves(product: Pr
         example = httpx.get(f"{other.url}/credit_scoring").json()["example"]
         mine, theirs = (one.post("/credit_scoring", example).json() for one in (product, other))
         assert mine["probability"] == theirs["probability"]
+
+
+@pytest.mark.thirdparty
+def test_tritonclient_gets_metadata_and_the_trained_predictions(
+    product: Product, holdout: list[Any], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([held["row"] for held in holdout]))
+    session = Path(__file__).parents[1] / "thirdparty/triton_session.py"
+    address = product.url.removeprefix("http://")
+    done = subprocess.run(
+        [python_of("tritonclient"), session, address, "credit_scoring", rows],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [said[name] for name in ("live", "ready", "model_ready", "unknown_ready")] == [True, True, True, False]
+    assert said["server"]["name"] == "modelyard"
+    assert [spec["name"] for spec in said["model"]["inputs"]] == list(holdout[0]["row"])
+    wanted = [held["probability"] for held in holdout]
+    for name in ("json", "defaults", "binary"):
+        assert said[name] == pytest.approx(wanted, abs=1e-5), name
+        assert set(said[f"{name}_decisions"]) == {"approve", "decline"}
+    assert said["one_by_one"] == pytest.approx(wanted[:20], abs=1e-5)
+    assert said["async"] == pytest.approx(wanted[:16], abs=1e-5)
+    assert (said["id"], said["pinned"]) == ("42", "1")
+    assert said["unknown"] == ["404", "Request for unknown model: 'nobody' is not found"]
+    assert said["missing"][0] == "400"

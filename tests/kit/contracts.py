@@ -12,7 +12,9 @@ ODD_NAMES = (
     "Loan Amount", "class", "é", "f0", "u0", "self", "nan", "row", 'say "hi"', "back\\slash", "a.b", "x-y", "金额",
     "tab\there", "{}", "%s", "lambda", "__init__", "1st",
 )  # fmt: skip
-NAMES = st.one_of(st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8))
+NAMES = st.one_of(
+    st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
+)
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6)
 EDGES = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
 

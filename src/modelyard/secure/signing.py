@@ -9,6 +9,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from modelyard.contract.errors import Conflict
+
 
 class Signer:
     """The private half; control holds it."""
@@ -37,8 +39,13 @@ class Verifier:
 
 
 def signer(folder: Path) -> Signer:
-    """The signer of this home; makes its key pair (`plan.key`, `plan.pub`) the first time."""
+    """The signer of this home; makes its key pair (`plan.key`, `plan.pub`) the first time.
+
+    Raises Conflict when the private half was lost: a new one would sign what no gateway believes.
+    """
     path = folder / "plan.key"
+    if not path.exists() and (folder / "plan.pub").exists():
+        raise Conflict("keys/plan.key is gone while keys/plan.pub is there: gateways would trust no new plan; restore a backup")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = Ed25519PrivateKey.generate()
