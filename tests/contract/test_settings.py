@@ -92,12 +92,15 @@ def test_the_environment_is_text_in_the_settings_own_type(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("require_keys", "maybe"), ("max_rows", "many"), ("max_rows", "1.5"), ("max_rows", "0"), ("max_body_bytes", "-1"),
+        ("require_keys", "maybe"), ("max_rows", "many"), ("max_rows", "1.5"), ("max_rows", "0"),
+        ("max_body_bytes", "-1"),
         ("max_header_bytes", "0"), ("max_headers", "0"), ("max_connections", "0"), ("max_outstanding", "0"),
-        ("max_queued_rows", "0"), ("record_bytes", "0"), ("workers", "-1"), ("workers", "257"), ("gateway_port", "65536"),
+        ("max_queued_rows", "0"), ("record_bytes", "0"), ("workers", "-1"), ("workers", "257"),
+        ("gateway_port", "65536"),
         ("control_port", "-1"), ("deadline_s", "0"), ("deadline_s", "nan"), ("deadline_s", "inf"), ("deadline_s", "-1"),
         ("header_timeout_s", "0"), ("body_timeout_s", "0"), ("idle_timeout_s", "0"), ("write_timeout_s", "0"),
-        ("drain_s", "-1"), ("log_level", "loud"), ("language", "fr"), ("tls_key", "key.pem"), ("tls_certificate", "c.pem"),
+        ("drain_s", "-1"), ("log_level", "loud"), ("language", "fr"),
+        ("tls_key", "key.pem"), ("tls_certificate", "c.pem"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_refused_by_its_name(tmp_path: Path, name: str, text: str) -> None:

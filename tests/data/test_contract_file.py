@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.features import Column, Contract, Target
 from modelyard.data.contract_file import from_toml, read_contract, to_toml
@@ -29,7 +30,7 @@ def test_there_and_back() -> None:
         ('kind = "integer"', 'kind = "int"', r"line 7: column 'age', kind: "),
         ("maximum = 100", "maxximum = 100", r"line 9: column 'age': .*maxximum"),
         ("maximum = 100", 'maximum = "x"', r"line 9: column 'age', maximum"),
-        ("maximum = 100", "maximum = 10", r"column 'age'.*minimum 18 is above maximum 10"),
+        ("maximum = 100", "maximum = 10", r"column 'age': minimum 18.0 is above maximum 10.0"),
         ("nullable = true", "nullable =", "not TOML.*line"),
         ("[target]", "[taret]", "taret"),
     ],

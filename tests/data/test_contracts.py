@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import InvalidInput
 from modelyard.data.cleaning import encode_table, fit_cleaning
@@ -23,7 +24,7 @@ def make_table() -> pl.DataFrame:
             "change": rng.normal(0, 3, ROWS),
             "gap": [None if i % 5 == 0 else float(i % 11) for i in range(ROWS)],
             "home": rng.choice(["own", "rent"], ROWS),
-            "town": ["once"] + rng.choice(["a", "b", "c"], ROWS - 1).tolist(),
+            "town": ["once", *rng.choice(["a", "b", "c"], ROWS - 1).tolist()],
             "story": [f"text number {i}" for i in range(ROWS)],
             "member": rng.random(ROWS) < 0.5,
             "gender": rng.choice(["f", "m"], ROWS),

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+
 from modelyard.data.quality import area, class_names, is_sensitive, quality_report
 
 ROWS = 600

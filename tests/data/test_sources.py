@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.data.sources import digest_of, read_source, read_table
 

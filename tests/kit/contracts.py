@@ -16,7 +16,7 @@ NAMES = st.one_of(
     st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
 )
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6)
-EDGES = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))
+EDGES = st.floats(-1e6, 1e6).map(lambda value: round(value, 3) + 0.0)
 
 
 @st.composite

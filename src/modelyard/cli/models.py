@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
 from modelyard.cli.train import SHOWN, described, metrics_text
+
+if TYPE_CHECKING:
+    from modelyard.contract.plan import GatewayState
 
 SERVED_WITHIN_S = 60.0
 
@@ -35,7 +38,7 @@ def add(verbs: Any) -> None:
 
     deploy = verbs.add_parser("deploy", help="put a version behind an endpoint")
     deploy.add_argument("name", metavar="NAME", help="of the model")
-    deploy.add_argument("--version", metavar="N", help="number or alias (the champion)")
+    deploy.add_argument("--version", metavar="N", help="number or alias (the newest)")
     deploy.add_argument("--endpoint", metavar="E", help="the name that callers use (the model's)")
     deploy.set_defaults(run=run_deploy)
     undeploy = verbs.add_parser("undeploy", help="take an endpoint away; its versions stay registered")
@@ -134,13 +137,13 @@ def run_deploy(context: Context) -> int:
     from modelyard.control.setup import start
 
     start(context.settings)
-    from modelyard.control.deployments.services import deploy
+    from modelyard.control.deployments.rollout import deploy_and_wait
 
     args = context.args
-    endpoint = deploy(args.name, args.version, args.endpoint, by="local")
+    endpoint, state = deploy_and_wait(args.name, args.version, args.endpoint, by="local", wait_s=SERVED_WITHIN_S)
     number = _serving(endpoint)
     context.console.say("deployed", endpoint=endpoint.name, model=endpoint.model.name, version=number)
-    say_when_served(context)
+    _say_state(context, state)
     return Exit.OK
 
 
@@ -177,8 +180,11 @@ def say_when_served(context: Context, quiet: bool = False) -> None:
 
     plan = read_plan(context.home)
     state = wait_until_served(context.home, plan.revision if plan else 0, SERVED_WITHIN_S)
-    if quiet:
-        return
+    if not quiet:
+        _say_state(context, state)
+
+
+def _say_state(context: Context, state: GatewayState | None) -> None:
     if state is None:
         context.console.note("served_later")
     else:

@@ -75,7 +75,7 @@ def _where(message: str, values: dict[str, Any], text: str) -> str:
     column = values["columns"][position]
     named = f"column {column.get('name', position + 1)!r}" if isinstance(column, dict) else f"column {position + 1}"
     line = _line(text, position, field.partition("[")[0] or (_unknown(what) or ""))
-    return f"line {line}: {named}{f', {field}' if field else ''}: {what}"
+    return f"line {line}: {named}{f', {field}' if field else ''}: {what.removeprefix(f'{named}: ')}"
 
 
 def _unknown(what: str) -> str | None:

@@ -23,7 +23,7 @@ from modelyard.contract.features import Contract
 from modelyard.contract.tensor import Matrix
 from modelyard.optimise.contributions import explain_trees
 from modelyard.optimise.convert import ML_OPSET, OPSET, forest_to_onnx
-from modelyard.optimise.graph_file import keep_outputs, open_session
+from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
 from modelyard.optimise.sample import Sample
 from modelyard.optimise.trees import Forest, read_lightgbm, read_xgboost, thresholds
 
@@ -396,14 +396,10 @@ def _register_boosters() -> None:
 
 def _second_column(data: bytes, probabilities: str) -> bytes:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load_model_from_string(data)
     del model.graph.output[:]
-    model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.int64), "_second_class"))
-    model.graph.node.append(helper.make_node("Gather", [probabilities, "_second_class"], ["_second"], axis=1))
-    model.graph.node.append(helper.make_node("Cast", ["_second"], ["probability"], to=TensorProto.FLOAT))
-    model.graph.output.append(helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"]))
+    add_second_column(model, probabilities)
     return bytes(model.SerializeToString())
 
 

@@ -20,6 +20,14 @@ _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what ONN
 _INPUT_TYPES = ("tensor(float)", "tensor(double)", "tensor(int64)", "tensor(int32)", "tensor(bool)", "tensor(string)")
 
 
+class Same(msgspec.Struct, frozen=True):
+    """One output, and which output of the brought graph (or which column of it) it must equal."""
+
+    name: str
+    brought: str
+    column: int | None = None
+
+
 class Graph(msgspec.Struct, frozen=True):
     """A graph that ONNX Runtime opens, and what it takes and gives."""
 
@@ -27,8 +35,8 @@ class Graph(msgspec.Struct, frozen=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     task: Task
+    same: tuple[Same, ...]
     classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
     def takes_matrix(self, columns: list[str]) -> bool:
         """Whether there is one input of rows by features, rather than one for each of these columns."""
@@ -53,18 +61,17 @@ def read_graph(data: bytes) -> Graph:
         raise
     except Exception as error:  # the parser and the checker raise many kinds, and none of them is more than a reason
         raise InvalidInput(f"this is not a sound ONNX model: {str(error).splitlines()[0][:200]}") from None
-    notes: list[str] = []
     classes = _classes(model)
-    if _without_zipmap(model):
-        notes.append("the ZipMap at its end is taken off: probabilities are one tensor")
+    _take_off_zipmap(model)
     session = open_session(model.SerializeToString())
     task = _task(session, classes)
-    if task == "binary" and _with_probability(model, session):
-        notes.append("`probability` is the second class's")
+    same = tuple(Same(output.name, output.name) for output in session.get_outputs())
+    if task == "binary":
+        same = _with_probability(model, session)
         session = open_session(model.SerializeToString())
     inputs = tuple(_input(tensor) for tensor in session.get_inputs())
     outputs = tuple(_output(tensor) for tensor in session.get_outputs())
-    return Graph(model.SerializeToString(), inputs, outputs, task, classes, tuple(notes))
+    return Graph(model.SerializeToString(), inputs, outputs, task, same, classes)
 
 
 def keep_outputs(data: bytes, names: dict[str, str]) -> bytes:
@@ -130,8 +137,8 @@ def _classes(model: onnx.ModelProto) -> tuple[str, ...]:
     return ()
 
 
-def _without_zipmap(model: onnx.ModelProto) -> bool:
-    """Take a closing ZipMap off, in place; whether there was one."""
+def _take_off_zipmap(model: onnx.ModelProto) -> None:
+    """Make a closing ZipMap's probabilities one tensor again, in place."""
     outputs = {output.name: output for output in model.graph.output}
     for node in list(model.graph.node):
         if node.op_type == "ZipMap" and node.output[0] in outputs:
@@ -140,8 +147,7 @@ def _without_zipmap(model: onnx.ModelProto) -> bool:
             bare = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["N", width])
             output.CopyFrom(bare)
             node.CopyFrom(helper.make_node("Identity", [node.input[0]], [output.name]))
-            return True
-    return False
+            return
 
 
 def _task(session: ort.InferenceSession, classes: tuple[str, ...]) -> Task:
@@ -160,34 +166,38 @@ def _task(session: ort.InferenceSession, classes: tuple[str, ...]) -> Task:
     return "tensor"
 
 
-def _with_probability(model: onnx.ModelProto, session: ort.InferenceSession) -> bool:
-    """Add `probability`, the second class's column, in place; whether that was needed."""
+def _with_probability(model: onnx.ModelProto, session: ort.InferenceSession) -> tuple[Same, ...]:
+    """Add `probability`, the second class's column, in place; what the outputs then are of the brought ones."""
     outputs = session.get_outputs()
+    same = tuple(Same(output.name, output.name) for output in outputs)
     if any(output.name == "probability" and len(output.shape) == 1 for output in outputs):
-        return False
-    wide = next(o for o in outputs if len(o.shape) == 2 and o.type in ("tensor(float)", "tensor(double)"))
-    source = wide.name
-    if source == "probability":  # the name is needed for the one column
-        data = keep_outputs(
-            model.SerializeToString(), {o.name: o.name.replace("probability", "probabilities") for o in outputs}
-        )
-        raise_to = onnx.load_model_from_string(data)
-        for node in raise_to.graph.node:
-            _rename(node.input, "probability", "_probability")
-            _rename(node.output, "probability", "_probability")
-        model.CopyFrom(raise_to)
-        source = "probabilities"
+        return same
+    wide = next(o.name for o in outputs if len(o.shape) == 2 and o.type in ("tensor(float)", "tensor(double)"))
+    source = wide
+    if "probability" in [name for node in model.graph.node for name in node.output]:  # the name is for the one column
+        source = "probabilities" if wide == "probability" else wide
+        for node in model.graph.node:
+            _rename(node.input)
+            _rename(node.output)
+        for output in model.graph.output:
+            output.name = "probabilities" if output.name == "probability" else output.name
+        same = tuple(Same("probabilities" if one.name == "probability" else one.name, one.brought) for one in same)
+    add_second_column(model, source)
+    return (Same("probability", wide, column=1), *same)
+
+
+def add_second_column(model: onnx.ModelProto, probabilities: str) -> None:
+    """Put the output `probability`, the second class's column, before the others, in place."""
     model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.int64), "_second_class"))
-    model.graph.node.append(helper.make_node("Gather", [source, "_second_class"], ["_second"], axis=1))
+    model.graph.node.append(helper.make_node("Gather", [probabilities, "_second_class"], ["_second"], axis=1))
     model.graph.node.append(helper.make_node("Cast", ["_second"], ["probability"], to=TensorProto.FLOAT))
     model.graph.output.insert(0, helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"]))
-    return True
 
 
-def _rename(names: Any, old: str, new: str) -> None:
+def _rename(names: Any) -> None:
     for position, name in enumerate(names):
-        if name == old:
-            names[position] = new
+        if name == "probability":
+            names[position] = "probabilities"
 
 
 def _input(tensor: ort.NodeArg) -> TensorSpec:

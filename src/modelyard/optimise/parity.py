@@ -17,6 +17,7 @@ from modelyard.contract.tensor import Matrix
 from modelyard.runtimes.base import Runtime
 
 TOLERANCE = 1e-5
+_NOTHING = 1e-30  # below it LightGBM takes a value for zero when it explains, though not when it predicts
 
 Answer = Callable[[Matrix], NDArray[Any]]
 
@@ -119,7 +120,7 @@ def _around(value: float) -> list[float]:
 def _accepts(column: Column, value: float) -> bool:
     if np.isnan(value):
         return _takes_missing(column)
-    if np.isinf(value):
+    if np.isinf(value) or 0 < abs(value) < _NOTHING:
         return False
     if column.kind == "category":
         return 0 <= value < len(column.categories) and value == int(value)

@@ -29,7 +29,7 @@ from modelyard.contract.signature import Signature, TensorSpec
 from modelyard.contract.tensor import Matrix
 from modelyard.data.rows import json_rows
 from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
-from modelyard.optimise.graph_file import Graph, open_session, read_graph
+from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
 from modelyard.optimise.parity import ParityFailed, edge_rows, prove
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
 from modelyard.runtimes.base import Runtime
@@ -138,7 +138,7 @@ def _prove_graph(
     contract = manifest.contract
     raw = probe_rows(contract, sample.table)
     edges = edge_rows(contract, raw[:1])
-    held = {output.name for output in open_session(data).get_outputs()}
+    same = {one.name: one for one in graph.same}
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder))
         # Both go through the same runtime, so that both are fed by the same hand.
@@ -151,8 +151,8 @@ def _prove_graph(
                 if len(outputs[spec.name]) != len(raw):
                     count = len(outputs[spec.name])
                     raise ParityFailed(f"output {spec.name!r} has {count} rows for {len(raw)} rows of input")
-                if spec.name in held and spec.datatype in ("FP32", "FP64"):
-                    original = partial(_one_output, brought, spec.name)
+                if spec.datatype in ("FP32", "FP64"):
+                    original = partial(_brought_output, brought, same[spec.name])
                     proofs.append(prove(original, runtime, raw, edges, output=spec.name))
         finally:
             brought.close()
@@ -161,10 +161,12 @@ def _prove_graph(
     return msgspec.structs.replace(manifest, parity=worst), raw
 
 
-def _one_output(runtime: Runtime, name: str, rows: Matrix) -> Any:
+def _brought_output(runtime: Runtime, same: Same, rows: Matrix) -> Any:
     """One output of a graph as it was brought; what a ZipMap gave becomes the tensor that it was made from."""
-    value: Any = runtime.predict({"rows": rows})[name]
-    return np.array([list(row.values()) for row in value]) if isinstance(value, list) else value
+    value: Any = runtime.predict({"rows": rows})[same.brought]
+    if isinstance(value, list):
+        value = np.array([list(row.values()) for row in value])
+    return value if same.column is None else value[:, same.column]
 
 
 # --- an estimator -----------------------------------------------------------------------------------------------

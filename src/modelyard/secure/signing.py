@@ -45,7 +45,7 @@ def signer(folder: Path) -> Signer:
     """
     path = folder / "plan.key"
     if not path.exists() and (folder / "plan.pub").exists():
-        raise Conflict("keys/plan.key is gone while keys/plan.pub is there: gateways would trust no new plan; restore a backup")
+        raise Conflict("keys/plan.key is gone: gateways, which know keys/plan.pub, would trust no new plan; restore it")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = Ed25519PrivateKey.generate()

@@ -87,7 +87,8 @@ class Call:
             return []
         mine = outputs["probability"][start : start + self.rows]
         if self.rows == 1:
-            return [start] if mine[0] >= cutoff else []
+            return [start] if float(mine[0]) >= cutoff else []  # float32 would round the cut-off itself
+        mine = mine.astype(np.float64)
         return (np.flatnonzero(mine >= cutoff) + start).tolist()
 
     def answer(self, result: Batch | ModelyardError, start: int = 0) -> None:

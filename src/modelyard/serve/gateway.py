@@ -22,7 +22,7 @@ from modelyard.serve.http import Exchange
 from modelyard.serve.inference import Inference, Read
 from modelyard.serve.log import log
 from modelyard.serve.problems import UnsupportedMedia, WrongMethod, problem, status_of
-from modelyard.serve.routing import Route, Routes
+from modelyard.serve.routing import Route, Routes, UnknownEndpoint
 from modelyard.serve.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class Gateway:
         """Answer with an error, in the dialect of the path."""
         protocol = exchange.target.startswith(b"/v2")
         status = status or status_of(error, protocol=protocol)
+        if protocol and isinstance(error, UnknownEndpoint):
+            error = NotFound(v2.unknown_model(error.name))
         request_id = self.ids.new("", "")
         body, content_type, headers = problem(error, status, request_id, protocol=protocol)
         self.telemetry.refused(error.code, status)

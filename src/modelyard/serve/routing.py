@@ -12,6 +12,14 @@ from modelyard.serve.counters import Counters
 from modelyard.serve.replica import Replica
 
 
+class UnknownEndpoint(NotFound):
+    """The plan has no such endpoint."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no endpoint {name[:64]!r}; GET / lists them")
+        self.name = name
+
+
 class Deployment:
     """One version behind one endpoint: its replica, the endpoint's cut-off, and its counters."""
 
@@ -98,13 +106,13 @@ class Routes:
         self.names = sorted(routes)
 
     def endpoint(self, name: str) -> Route:
-        """Raises NotFound, in the words that clients of the protocol know."""
+        """Raises NotFound."""
         try:
             return self._routes[name]
         except KeyError:
             if self.plan is None:
                 raise NotReady("the gateway has no plan yet; deploy a model first") from None
-            raise NotFound(f"Request for unknown model: '{name[:64]}' is not found") from None
+            raise UnknownEndpoint(name) from None
 
     def default(self) -> str:
         """The endpoint for dialects without a name in the path. Raises NotFound that names the setting."""

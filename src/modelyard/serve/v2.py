@@ -132,6 +132,11 @@ def say_infer(call: Call, batch: Batch, start: int) -> None:
     call.exchange.respond(200, b"".join([head, *chunks]), b"application/octet-stream", length)
 
 
+def unknown_model(name: str) -> str:
+    """What Triton says, and its clients' tests match."""
+    return f"Request for unknown model: '{name[:64]}' is not found"
+
+
 def server_metadata() -> bytes:
     """`GET /v2`."""
     return _encode({"name": "modelyard", "version": __version__, "extensions": EXTENSIONS})
@@ -171,7 +176,7 @@ def _output(call: Call, batch: Batch, name: str, start: int) -> np.ndarray:
     decision = call.deployment.decision
     if name in batch.outputs or decision is None:
         return batch.outputs[name][rows]
-    probability = batch.outputs["probability"][rows]
+    probability = batch.outputs["probability"][rows].astype(np.float64)  # float32 would round the cut-off itself
     if name == "score":
         return decision.scale.score(probability)
     return np.where(probability >= call.deployment.cutoff, decision.positive, decision.negative).astype(object)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
 from modelyard import __version__
 from modelyard.artifacts.manifest import Lineage, Manifest
@@ -111,6 +111,7 @@ def train(
     progress.step("quality", _quality_line(quality))
     contract = contract or infer_contract(table, target, labelled.target.positive, recipe.declared, quality)
     contract = _with_columns(msgspec.structs.replace(contract, target=labelled.target), columns)
+    _check_contract(contract, table, target)
     progress.step("contract", _contract_line(contract))
 
     raw = encode_table(contract, labelled.table)
@@ -372,6 +373,14 @@ def _with_columns(contract: Contract, columns: tuple[Column, ...]) -> Contract:
     if strangers := known.keys() - {column.name for column in contract.columns}:
         raise InvalidInput(f"columns described that the table lacks: {', '.join(sorted(strangers))}")
     return msgspec.structs.replace(contract, columns=tuple(known.get(c.name, c) for c in contract.columns))
+
+
+def _check_contract(contract: Contract, table: pl.DataFrame, target: str) -> None:
+    names = [column.name for column in contract.features]
+    if target in names:
+        raise InvalidInput(f"the contract has the target {target!r} among its features; take it out")
+    if absent := [name for name in names if name not in table.columns]:
+        raise InvalidInput(f"the contract names columns that the table lacks: {', '.join(absent[:20])}")
 
 
 def _packages() -> dict[str, str]:

@@ -148,8 +148,8 @@ BLUEPRINT = Blueprint(
         "Estimates how likely an applicant for a consumer loan is to end up in default (`Status` = bad), as advice to "
         "a lender's own decision. It is a demonstration on public teaching data of one Spanish lender: before it "
         "decides about people, it needs that lender's own data, a look at costs, and a review of what the law allows. "
-        "`Age` and `Marital` are learned from, as in the published baselines of this table, and are named in the contract as "
-        "protected in some jurisdictions; give them the role `sensitive` in the contract to leave them out."
+        "`Age` and `Marital` are learned from, as in the published baselines of this table, and are named in the "
+        "contract as protected in some jurisdictions; give them the role `sensitive` in the contract to leave them out."
     ),
     licence="public teaching data, distributed with R's modeldata (MIT); see data/SOURCES.md",
 )

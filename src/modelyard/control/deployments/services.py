@@ -11,18 +11,19 @@ from modelyard.control.deployments.compatibility import broken_promises
 from modelyard.control.deployments.models import Deployment, Endpoint
 from modelyard.control.deployments.publish import request_publication
 from modelyard.control.registry.models import Version
-from modelyard.control.registry.services import find_version
+from modelyard.control.registry.services import CHAMPION, find_version, newest_version, set_alias
 from modelyard.control.setup import active_home
 
 
 @transaction.atomic
 def deploy(model: str, version: int | str | None = None, endpoint: str | None = None, *, by: str) -> Endpoint:
-    """Send all calls of an endpoint (by default the one of the model's name) to a version (by default the champion).
+    """Send all calls of an endpoint (by default the one of the model's name) to a version (by default the newest).
 
-    The version that served before stays loaded without traffic, for pinned calls and `rollback`. Deploying what is
-    deployed changes nothing. Raises NotFound, Conflict if the endpoint belongs to another model.
+    The version that served before stays loaded without traffic, for pinned calls and `rollback`. On the endpoint of
+    the model's own name the version becomes the champion. Deploying what is deployed changes nothing.
+    Raises NotFound, Conflict if the endpoint belongs to another model.
     """
-    target = find_version(model, version)
+    target = newest_version(model) if version is None else find_version(model, version)
     name = check_name("endpoint", endpoint or model)
     row = Endpoint.objects.select_for_update().filter(name=name).select_related("model").first()
     if row is None:
@@ -113,6 +114,12 @@ def find_endpoint(name: str) -> Endpoint:
     return row
 
 
+def _crown(endpoint: Endpoint, number: int, by: str) -> None:
+    """The champion of a model is the version that its own endpoint gives all calls to."""
+    if endpoint.name == endpoint.model.name:
+        set_alias(endpoint.model.name, CHAMPION, number, by)
+
+
 def _share(endpoint: Endpoint, weights: dict[int, int], verb: str, by: str, always: bool = False) -> None:
     """Make the endpoint hold `weights` and, without traffic, the version that had most of it before."""
     held = {row.version.number: row for row in endpoint.deployments.select_related("version")}
@@ -127,6 +134,8 @@ def _share(endpoint: Endpoint, weights: dict[int, int], verb: str, by: str, alwa
         Deployment.objects.filter(pk=held[number].pk).update(weight=0)
     for number, weight in weights.items():
         Deployment.objects.update_or_create(endpoint=endpoint, version=versions[number], defaults={"weight": weight})
+    for number in (number for number, weight in weights.items() if weight == 100):
+        _crown(endpoint, number, by)
     record(by, verb, endpoint.name, {"weights": _text(weights), "before": _text(before), "model": endpoint.model.name})
     request_publication()
 

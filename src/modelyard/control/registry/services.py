@@ -80,9 +80,7 @@ def remove_alias(model_name: str, alias: str, by: str) -> None:
 
 def find_version(model_name: str, which: int | str | None = None) -> Version:
     """A version by number or alias; by default the champion, or the newest ready one. Raises NotFound."""
-    model = Model.objects.filter(name=model_name).first()
-    if model is None:
-        raise NotFound(f"there is no model {model_name!r}; `modelyard models list` shows what there is")
+    model = _known(model_name)
     ready = Version.objects.select_related("model").filter(model=model)
     if which is None:
         found = ready.filter(aliases__name=CHAMPION).first() or (
@@ -97,6 +95,22 @@ def find_version(model_name: str, which: int | str | None = None) -> Version:
             f"{model_name} has no version {which!r}" if which is not None else f"{model_name} has no version yet"
         )
     return found
+
+
+def newest_version(model_name: str) -> Version:
+    """The newest version that is ready. Raises NotFound."""
+    found = _known(model_name).versions.filter(status=Version.Status.READY).order_by("-number").first()
+    if found is None:
+        raise NotFound(f"{model_name} has no version yet")
+    return found
+
+
+def _known(name: str) -> Model:
+    model = Model.objects.filter(name=name).first()
+    if model is None:
+        refuse_if_forgotten()
+        raise NotFound(f"there is no model {name!r}; `modelyard models list` shows what there is")
+    return model
 
 
 def _locked(name: str, create: bool = False) -> Model:
