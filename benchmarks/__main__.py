@@ -31,7 +31,11 @@ WARM_UP_S = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     """0: measured and all answers right; 1: something was wrong or failed; 2: cannot run here."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    given.works = given.works or list(WORKS)
+    if given.works != ["soak"] and (unknown := set(given.works) - set(WORKS)):
+        parser.error(f"{', '.join(sorted(unknown))}: name {', '.join(WORKS)}, or soak alone")
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         return _soak(console, given) if given.works == ["soak"] else _bench(console, given)
@@ -42,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("works", nargs="*", choices=[*WORKS, "soak"], default=list(WORKS), metavar="WORK",
-                        help=f"{', '.join(WORKS)} (both if none is named), or soak alone")  # fmt: skip
+    names = ", ".join(WORKS)
+    parser.add_argument("works", nargs="*", metavar="WORK", help=f"{names} (all if none is named), or soak alone")
     parser.add_argument("--seconds", type=float, help="of each round (4), or of the soak (60)")
     parser.add_argument("--rounds", type=int, default=3, help="of each system (3)")
     parser.add_argument("--full", action="store_true", help="one connection as well as 64")
@@ -57,9 +61,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bench(console: Console, given: argparse.Namespace) -> int:
-    if "soak" in given.works:
-        console.print("soak runs alone: python -m benchmarks soak")
-        return 2
     if not has_wrk():
         console.print("wrk is not installed; `make bench` installs it where it may, else: scripts/apt wrk")
         return 2

@@ -96,13 +96,13 @@ def show(console: Console, measured: list[Measured], limits: dict[str, dict[int,
         )
     console.print(table)
     for work, each in limits.items():
-        said = ", ".join(f"{rows} rows {us:.1f} µs a row ({1e6 / us:,.0f} rows/s)" for rows, us in each.items())
+        said = ", ".join(f"{rows} at once {us:.1f} µs a row ({1e6 / us:,.0f} rows/s)" for rows, us in each.items())
         console.print(f"limit of {work}: ONNX Runtime alone, in process, one core: {said}")
-    for one in ratios(measured):
-        cost = f", {one.processor:.1f} × less processor time a request" if one.processor else ""
+    for found in ratios(measured):
+        processor = f", {found.processor:.1f} × less processor time a request" if found.processor else ""
         console.print(
-            f"[bold]{one.work} c{one.connections}: {one.median:.1f} × {one.rival}[/bold] "
-            f"({one.lowest:.1f}-{one.highest:.1f} over the rounds{cost}; p99 {one.p99:.2f} of theirs)"
+            f"[bold]{found.work} c{found.connections}: {found.median:.1f} × {found.rival}[/bold] "
+            f"({found.lowest:.1f}-{found.highest:.1f} over the rounds{processor}; p99 {found.p99:.2f} of theirs)"
         )
 
 

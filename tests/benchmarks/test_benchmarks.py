@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.check import WrongAnswer, differs, verify
 from benchmarks.load import LoadFailed, Round, has_wrk, load, parse
 from benchmarks.report import Measured, as_json, ratio, ratios
@@ -80,6 +81,13 @@ def test_a_probability_is_read_from_both_dialects() -> None:
 )
 def test_only_the_expected_answer_is_right(status: int, answer: bytes, is_right: bool) -> None:
     assert (differs(status, answer, 0.5) is None) is is_right
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["soak", "credit1"], ["--rounds", "many"]])
+def test_what_cannot_be_measured_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage" in capsys.readouterr().err
 
 
 def test_growth_is_read_after_warm_up() -> None:

@@ -27,7 +27,7 @@ def test_the_version_before_stays_held(home: Home, register) -> None:
 
     for seed in (1, 2, 3):
         register(seed)
-    deploy("scores", by="test")
+    deploy("scores", 1, by="test")
     assert served(home) == {1: 100}
     deploy("scores", 2, by="test")
     assert served(home) == {1: 0, 2: 100}
@@ -127,6 +127,32 @@ def test_one_endpoint_is_the_default(home: Home, register) -> None:
     assert [endpoint.cutoff for endpoint in plan.endpoints if endpoint.name == "again"] == [0.3]
 
 
+def test_the_newest_version_is_deployed_and_becomes_the_champion(home: Home, register) -> None:
+    from modelyard.control.deployments.services import deploy, rollback
+    from modelyard.control.registry.services import find_version
+
+    for seed in (1, 2):
+        register(seed)
+        deploy("scores", by="test")
+        assert find_version("scores", "champion").number == seed
+    assert served(home) == {1: 0, 2: 100}
+    rollback("scores", by="test")
+    assert find_version("scores").number == 1
+
+
+def test_a_refused_version_is_not_the_champion(home: Home, register) -> None:
+    from modelyard.control.deployments.rollout import deploy_and_wait
+    from modelyard.control.registry.services import find_version
+
+    for seed in (1, 2):
+        register(seed)
+    deploy_and_wait("scores", 1, by="test")
+    write_state(home, WorkerState(0, 1, revision=1, refused=99, reason="no memory"))
+    with pytest.raises(NotReady):
+        deploy_and_wait("scores", by="test")
+    assert find_version("scores").number == 1
+
+
 def test_aliases_of_held_versions_travel_in_the_plan(home: Home, register) -> None:
     from modelyard.control.deployments.services import deploy
     from modelyard.control.registry.services import set_alias
@@ -136,7 +162,7 @@ def test_aliases_of_held_versions_travel_in_the_plan(home: Home, register) -> No
     deploy("scores", 2, by="test")
     set_alias("scores", "stable", 2, by="test")
     set_alias("scores", "newest", 3, by="test")
-    assert read_plan(home).endpoints[0].aliases == {"stable": 2}
+    assert read_plan(home).endpoints[0].aliases == {"champion": 2, "stable": 2}
 
 
 def write_state(home: Home, *workers: WorkerState, pid: int | None = None) -> None:
@@ -176,7 +202,7 @@ def test_a_refused_deployment_is_taken_back(home: Home, register) -> None:
 
     register(1)
     register(2)
-    deploy_and_wait("scores", by="test")
+    deploy_and_wait("scores", 1, by="test")
     write_state(home, WorkerState(0, 1, revision=1, refused=99, reason="no memory"))
     with pytest.raises(NotReady, match=r"no memory; the versions that served before still do"):
         deploy_and_wait("scores", 2, by="test")
@@ -189,5 +215,5 @@ def test_a_first_deployment_that_is_refused_leaves_no_endpoint(home: Home, regis
     register()
     write_state(home, WorkerState(0, 1, refused=99, reason="no memory"))
     with pytest.raises(NotReady, match="taken away again"):
-        deploy_and_wait("scores", by="test")
+        deploy_and_wait("scores", 1, by="test")
     assert read_plan(home).endpoints == ()

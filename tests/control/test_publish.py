@@ -52,7 +52,7 @@ def test_a_revision_on_disk_is_never_repeated(home: Home, register) -> None:
     write_plan(home, ahead)  # as after a restore of an older database
     register(2)
     deploy("scores", 2, by="test")
-    assert plan_of(home).revision == 42
+    assert plan_of(home).revision > 41
 
 
 def test_an_older_database_publishes_above_what_it_finds(home: Home, register) -> None:
