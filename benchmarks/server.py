@@ -170,7 +170,9 @@ def uvicorn(name: str, module: str, model: Path) -> Iterator[Server]:
         port = _free_port()
         command = [str(python), "-m", "uvicorn", f"{module}:app", "--app-dir", str(RIVALS), "--port", str(port)]
         command += ["--host", "127.0.0.1", "--workers", str(WORKERS), "--no-access-log"]
-        server = Server(name, _start(command, {**os.environ, "BENCH_MODEL": str(model)}, log), log, {})
+        # Left alone, scikit-learn starts a thread for each core in each worker, and they stand in each other's way.
+        environment = {**os.environ, "BENCH_MODEL": str(model), "OMP_NUM_THREADS": "1"}
+        server = Server(name, _start(command, environment, log), log, {})
         server.url = f"http://127.0.0.1:{port}"
         try:
             server.wait_for(lambda: log.read_bytes().count(STARTED) >= WORKERS, "every worker has started")

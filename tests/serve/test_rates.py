@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,9 +110,6 @@ with table.locked():
 
 
 def test_a_killed_holder_lets_go_and_a_stopped_one_stops_nobody(table: RateTable, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     program = (
         "import sys\nfrom pathlib import Path\nfrom modelyard.serve.rates import RateTable\n"
         f"table = RateTable(Path(sys.argv[1]))\n{HOLD}"

@@ -81,7 +81,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "端点 {endpoint} 由 {model} 版本 {version} 应答",
     ),
     "undeployed": ("endpoint {endpoint} is taken away", "端点 {endpoint} 已撤下"),
-    "served_now": ("every one of {workers} workers serves it: {url}", "全部 {workers} 个工作进程均已生效：{url}"),
+    "served_now": ("in force in all {workers} workers: {url}", "全部 {workers} 个工作进程均已生效：{url}"),
     "served_later": (
         "no gateway runs; it will be served when `modelyard up` runs",
         "网关未运行；运行 `modelyard up` 后生效",

@@ -32,6 +32,7 @@ from modelyard.optimise.estimators import Brought, Converted, convert, describe_
 from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
 from modelyard.optimise.parity import ParityFailed, edge_rows, prove
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
+from modelyard.runtimes import conformance
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
 
@@ -154,6 +155,7 @@ def _prove_graph(
                 if spec.datatype in ("FP32", "FP64"):
                     original = partial(_brought_output, brought, same[spec.name])
                     proofs.append(prove(original, runtime, raw, edges, output=spec.name))
+            conformance.require(runtime, np.concatenate([raw[:32], edges[:32]]))
         finally:
             brought.close()
             runtime.close()
@@ -214,6 +216,7 @@ def _prove_estimator(
         runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
         try:
             parity = prove(original, runtime, raw, edges, output=converted.output)
+            conformance.require(runtime, np.concatenate([raw[:32], edges[:32]]))
         finally:
             runtime.close()
     manifest = msgspec.structs.replace(manifest, parity=parity)

@@ -72,6 +72,10 @@ class Counters:
         """The first cell of a histogram: its buckets, then the sum (ns for seconds)."""
         return self._cell("histogram", name, labels)
 
+    def close(self) -> None:
+        """Let go of the list of names; the slab stays, and counts on under the next worker of this number."""
+        self._names.close()
+
     def _cell(self, kind: str, name: str, labels: dict[str, str]) -> int:
         key = (name, tuple(sorted(labels.items())))
         if (cell := self._known.get(key)) is not None:

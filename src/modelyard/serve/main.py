@@ -77,6 +77,8 @@ class Worker:
         server.close()
         await self._drain(http)
         self.telemetry.close()
+        self.counters.close()
+        self.rates.close()
 
     async def apply(self, plan: ServingPlan) -> None:
         """Make the plan what is served, or keep what is served and say why. Keys count at once."""

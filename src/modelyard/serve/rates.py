@@ -60,6 +60,10 @@ class RateTable:
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
+    def close(self) -> None:
+        """Let go of the file; no call follows."""
+        self._file.close()
+
 
 class Quota:
     """One caller's quota as one worker sees it."""

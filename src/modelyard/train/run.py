@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+from threadpoolctl import threadpool_limits
 
 from modelyard import __version__
 from modelyard.artifacts.manifest import Lineage, Manifest
@@ -30,6 +30,7 @@ from modelyard.data.quality import QualityReport, quality_report
 from modelyard.data.rows import json_rows
 from modelyard.data.sources import tidy
 from modelyard.optimise.parity import ParityFailed, compare, edge_rows, prove
+from modelyard.runtimes import conformance
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
 from modelyard.train.card import model_card
@@ -264,6 +265,7 @@ def _proven(manifest: Manifest, packed: Packed, estimator: Estimator, rows: Matr
         try:
             parity = prove(estimator.predict_proba, runtime, rows, edges)
             _prove_explanation(runtime, estimator, np.concatenate([rows[:200], edges[:200]]))
+            conformance.require(runtime, np.concatenate([rows[:32], edges[:32]]))
             cost = _row_cost(runtime, rows[:1])
         finally:
             runtime.close()
