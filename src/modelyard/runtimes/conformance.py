@@ -15,7 +15,9 @@ from modelyard.contract.errors import ModelFailed
 from modelyard.contract.tensor import Matrix, Tensors
 from modelyard.runtimes.base import Runtime
 
-TOLERANCE = 1e-5  # float32 sums may be taken in another order for another batch size
+# Absolute up to answers of size 1, relative above, as the parity gate has it: float32 sums may be taken in another
+# order for another batch size.
+TOLERANCE = 1e-5
 _THREADS = 4
 
 
@@ -104,7 +106,7 @@ def _threads_agree(runtime: Runtime, rows: Matrix, whole: Tensors) -> Promise:
 
 
 def _difference(one: Tensors, other: Tensors) -> float:
-    """The largest absolute difference of any output; infinite where shapes, names, missing values or texts differ."""
+    """The largest difference of any output, relative above size 1; infinite where shapes, names, missing values or texts differ."""
     worst = 0.0
     if one.keys() != other.keys():
         return float("inf")
@@ -118,5 +120,6 @@ def _difference(one: Tensors, other: Tensors) -> float:
         elif not np.array_equal(np.isfinite(values), np.isfinite(others)):
             return float("inf")
         elif (finite := np.isfinite(values)).any():
-            worst = max(worst, float(np.max(np.abs(values[finite] - others[finite]))))
+            size = np.maximum(1.0, np.abs(values[finite].astype(np.float64)))
+            worst = max(worst, float(np.max(np.abs(values[finite] - others[finite]) / size)))
     return worst
