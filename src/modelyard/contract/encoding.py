@@ -41,6 +41,7 @@ class Encoder:
         self._decode = None if row is None else msgspec.json.Decoder(row | list[row]).decode
         self._flatten = _row_function(self.features)
         self._clip, self._fill = _cleaning(self.features)
+        self._minimum, self._maximum, self._whole = _limits(self.features)
         private = np.array([column.pii != "none" for column in self.features])
         self.private = private if private.any() else None  # columns that no record may hold
 
@@ -86,15 +87,32 @@ class Encoder:
         """
         found = list(violations or ())
         matrix = np.full((count, len(self.features)), np.nan, dtype=np.float32)
-        for position, column in enumerate(self.features):
-            values = columns.get(column.name, _ABSENT)
-            if values is _ABSENT:
-                values = [_ABSENT] * count
-            with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):
+            for position, column in enumerate(self.features):
+                values = columns.get(column.name, _ABSENT)
+                if values is _ABSENT:
+                    values = [_ABSENT] * count
                 matrix[:, position] = _encode_column(column, values, found)
         if found:
             raise refusal(found)
         return matrix
+
+    def encode_matrix(self, matrix: NDArray[Any]) -> Matrix:
+        """A caller's own matrix, any numbers [rows, features], as ours. Raises InvalidInput with every broken rule.
+
+        One look at the whole settles the common case; only what it does not settle is read column by column.
+        """
+        if matrix.dtype.kind in "fiu":
+            is_fit = (matrix >= self._minimum) & (matrix <= self._maximum)  # NaN is never fit
+            if is_fit.all() and (self._whole is None or not np.mod(matrix[:, self._whole], 1).any()):
+                return matrix.astype(np.float32)
+        return self.encode_columns(dict(zip(self.names, matrix.T, strict=True)), len(matrix))
+
+    def number_types(self) -> tuple[Any, ...] | None:
+        """One msgspec type for each feature of a row, if every feature is a plain number; a decoder may use them."""
+        if any(column.kind != "number" for column in self.features):
+            return None
+        return tuple(_fast_type(column) for column in self.features)
 
     def finish(self, matrix: Matrix) -> Matrix:
         """The fitted cleaning, once for each batch: clip, then fill. May return the same array."""
@@ -218,7 +236,7 @@ def _encode_column(column: Column, values: Sequence[Any] | NDArray[Any], found: 
     wrong = {violation.row for violation in found[before:]}
 
     def check(bad: NDArray[np.bool_], rule: str, message: str) -> None:
-        for row in np.flatnonzero(bad).tolist():
+        for row in np.flatnonzero(bad).tolist() if bad.any() else ():
             if row not in wrong:
                 wrong.add(row)
                 found.append(Violation(rule, message, column.name, row))
@@ -276,6 +294,20 @@ def _code(column: Column, value: Any, row: int, found: list[Violation]) -> float
             listed = ", ".join(column.categories[:12]) + (", ..." if len(column.categories) > 12 else "")
             found.append(Violation("category", f"must be one of: {listed}", column.name, row))
         return _NAN
+
+
+def _limits(
+    features: tuple[Column, ...],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp] | None]:
+    """Each feature's least and largest number, and which features hold whole numbers only."""
+    least, most = [], []
+    for column in features:
+        codes = {"category": (0.0, -1.0), "boolean": (0.0, 1.0)}  # no number is a category: those are read one by one
+        low, high = codes.get(column.kind, (column.minimum, column.maximum))
+        least.append(-_FLOAT32_MAX if low is None else low)
+        most.append(_FLOAT32_MAX if high is None else high)
+    whole = [position for position, column in enumerate(features) if column.kind in ("integer", "boolean")]
+    return np.array(least), np.array(most), np.array(whole, dtype=np.intp) if whole else None
 
 
 def _cleaning(features: tuple[Column, ...]) -> tuple[tuple[Matrix, Matrix] | None, Matrix | None]:

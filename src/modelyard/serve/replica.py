@@ -28,8 +28,8 @@ class Replica:
     """One loaded version and the calls that wait for it."""
 
     def __init__(
-        self, loaded: LoadedVersion, curve: dict[int, float], explain_s: float, loop: asyncio.AbstractEventLoop, counters: Counters,
-        max_queued_rows: int, name: str,
+        self, loaded: LoadedVersion, curve: dict[int, float], explain_s: float, loop: asyncio.AbstractEventLoop,
+        counters: Counters, max_queued_rows: int, name: str,
     ) -> None:  # fmt: skip
         self.loaded = loaded
         self.name = name

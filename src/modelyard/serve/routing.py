@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from hashlib import blake2b
+from typing import Any
 
 from modelyard.contract.decision import Decision
 from modelyard.contract.errors import InvalidInput, NotFound, NotReady
@@ -29,6 +30,7 @@ class Deployment:
         "latency",
         "max_rows",
         "model",
+        "quick",
         "replica",
         "requests",
         "rows",
@@ -43,6 +45,7 @@ class Deployment:
         self.version_text = str(version)
         self.replica = replica
         self.max_rows = endpoint.max_rows
+        self.quick: Any = None  # a dialect may keep here what it compiled for this deployment
         decision = replica.loaded.decision
         if endpoint.cutoff is not None and decision is None:
             raise InvalidInput(

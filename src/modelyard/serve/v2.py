@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from modelyard import __version__
 from modelyard.contract.encoding import decode_any
 from modelyard.contract.errors import InvalidInput, TooLarge, Undecodable
 from modelyard.contract.signature import TensorSpec
-from modelyard.contract.tensor import NUMPY_TYPES, datatype_of, element_count
+from modelyard.contract.tensor import NUMPY_TYPES, Matrix, datatype_of, element_count
 from modelyard.serve.call import Batch, Call
 from modelyard.serve.routing import Deployment, Route, Routes
 
@@ -55,6 +55,26 @@ class InferRequest(msgspec.Struct, gc=False):
     outputs: list[RequestedOutput] | None = None
 
 
+class OutputTensor(msgspec.Struct, omit_defaults=True, gc=False):
+    """One tensor of an answer: its data, or how many bytes of it follow the JSON."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = None
+    parameters: dict[str, int] | None = None
+
+
+class InferAnswer(msgspec.Struct, omit_defaults=True, gc=False):
+    """The JSON part of an answer."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str = ""
+    parameters: dict[str, str] | None = None
+
+
 class Wanted(msgspec.Struct):
     """What the answer must hold: the caller's id, and each output with whether it goes out binary."""
 
@@ -67,41 +87,102 @@ _decode = msgspec.json.Decoder(InferRequest).decode
 
 def read_infer(call: Call, max_rows: int) -> None:
     """The body as the deployment's matrix, and what the answer must hold, before anything joins a batch."""
+    if _read_one_row(call):
+        return
     body, tail = _split(call)
     request = _request(body)
     if len(request.inputs) > MAX_TENSORS:
         raise InvalidInput(f"{len(request.inputs)} inputs are above the limit of {MAX_TENSORS}")
     call.options = _wanted(request, call.deployment)
     arrays = _arrays(request, tail)
-    loaded = call.deployment.replica.loaded
-    encoder = loaded.encoder
-    signature = loaded.manifest.signature
-    specs = {spec.name: spec for spec in signature.inputs}
+    _check_names(arrays, call.deployment)
+    encode = _encode_matrix if call.deployment.replica.loaded.manifest.signature.layout == "matrix" else _encode_columns
+    call.matrix = encode(arrays, call.deployment, max_rows)
+    call.rows = len(call.matrix)
+    call.reasons = "none"
+
+
+def _check_names(arrays: dict[str, np.ndarray], deployment: Deployment) -> None:
+    """Every tensor is one of the signature's and of its kind, and none that is required is missing."""
+    loaded = deployment.replica.loaded
+    specs = {spec.name: spec for spec in loaded.manifest.signature.inputs}
     for name, values in arrays.items():
         if name not in specs:
-            raise InvalidInput(f"unexpected inference input '{name[:64]}' for model '{call.deployment.endpoint}'")
+            raise InvalidInput(f"unexpected inference input '{name[:64]}' for model '{deployment.endpoint}'")
         _check_kind(specs[name], values)
-    if missing := [name for name in specs if name not in arrays and _is_required(name, encoder.features)]:
-        raise InvalidInput(f"the inputs {missing} are missing for model '{call.deployment.endpoint}'")
-    if signature.layout == "matrix":
-        matrix = arrays[signature.inputs[0].name]
-        if matrix.ndim == 1:
-            matrix = matrix.reshape(1, -1)
-        if matrix.ndim != 2 or matrix.shape[1] != len(encoder.names):
-            raise InvalidInput(f"input '{signature.inputs[0].name}' has the shape [rows, {len(encoder.names)}]")
-        columns: dict[str, Any] = dict(zip(encoder.names, matrix.T, strict=True))
-        rows = len(matrix)
-    else:
-        lengths = {len(values) for values in arrays.values()}
-        if len(lengths) != 1 or any(values.ndim > 2 or values.size != len(values) for values in arrays.values()):
-            raise InvalidInput("every input has the shape [rows] or [rows, 1], with one and the same number of rows")
-        columns = {name: values.reshape(-1) for name, values in arrays.items()}
-        rows = lengths.pop()
-    if not 0 < rows <= max_rows:
-        raise TooLarge(f"{rows} rows are not between 1 and the limit max_rows={max_rows}")
-    call.matrix = encoder.encode_columns(columns, rows)
-    call.rows = rows
+    if missing := [name for name in specs if name not in arrays and _is_required(name, loaded.encoder.features)]:
+        raise InvalidInput(f"the inputs {missing} are missing for model '{deployment.endpoint}'")
+
+
+def _encode_matrix(arrays: dict[str, np.ndarray], deployment: Deployment, max_rows: int) -> Matrix:
+    """The one tensor of a version that was brought as such."""
+    encoder = deployment.replica.loaded.encoder
+    ((name, matrix),) = arrays.items()
+    if matrix.ndim == 1:
+        matrix = matrix.reshape(1, -1)
+    if matrix.ndim != 2 or matrix.shape[1] != len(encoder.names):
+        raise InvalidInput(f"input '{name}' has the shape [rows, {len(encoder.names)}]")
+    _check_rows(len(matrix), max_rows)
+    return encoder.encode_matrix(matrix)
+
+
+def _encode_columns(arrays: dict[str, np.ndarray], deployment: Deployment, max_rows: int) -> Matrix:
+    """One tensor for each column."""
+    lengths = {len(values) for values in arrays.values()}
+    if len(lengths) != 1 or any(values.ndim > 2 or values.size != len(values) for values in arrays.values()):
+        raise InvalidInput("every input has the shape [rows] or [rows, 1], with one and the same number of rows")
+    rows = lengths.pop()
+    _check_rows(rows, max_rows)
+    columns = {name: values.reshape(-1) for name, values in arrays.items()}
+    return deployment.replica.loaded.encoder.encode_columns(columns, rows)
+
+
+def _check_rows(rows: int, max_rows: int) -> None:
+    if rows < 1:
+        raise InvalidInput("the inputs hold no row")
+    if rows > max_rows:
+        raise TooLarge(f"{rows} rows are above the limit max_rows={max_rows}; send them in parts")
+
+
+def _read_one_row(call: Call) -> bool:
+    """The quick way for the commonest request: one row of plain numbers as JSON, nothing asked for specially.
+
+    Types made from the contract decode and check it in C; whatever they do not accept goes the general way.
+    """
+    deployment = call.deployment
+    if deployment.quick is None:
+        deployment.quick = _quick(deployment)
+    decode, wanted = deployment.quick
+    if decode is None or LENGTH in call.exchange.headers:
+        return False
+    try:
+        request = decode(call.exchange.body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    call.matrix = np.array([request.inputs[0].data], dtype=np.float32)
+    call.rows = 1
     call.reasons = "none"
+    call.options = Wanted(request.id, wanted)
+    return True
+
+
+def _quick(deployment: Deployment) -> tuple[Any, list[tuple[str, bool]]]:
+    loaded = deployment.replica.loaded
+    signature = loaded.manifest.signature
+    types = loaded.encoder.number_types()
+    wanted = [(spec.name, False) for spec in _output_specs(deployment)]
+    if signature.layout != "matrix" or types is None:
+        return None, wanted
+    fields: list[Any] = [
+        ("name", Literal[signature.inputs[0].name]),
+        ("shape", tuple[Literal[1], Literal[len(types)]]),  # type: ignore[misc]
+        ("datatype", Literal["FP32", "FP64"]),
+        ("data", tuple[types]),  # type: ignore[valid-type]
+    ]
+    one: Any = msgspec.defstruct("OneRow", fields, forbid_unknown_fields=True, gc=False)
+    row: list[Any] = [("inputs", tuple[one]), ("id", str, "")]
+    whole: Any = msgspec.defstruct("OneRowRequest", row, forbid_unknown_fields=True, gc=False)
+    return msgspec.json.Decoder(whole).decode, wanted
 
 
 def say_infer(call: Call, batch: Batch, start: int) -> None:
@@ -110,21 +191,17 @@ def say_infer(call: Call, batch: Batch, start: int) -> None:
     outputs, chunks = [], []
     for name, is_binary in wanted.outputs:
         values = _output(call, batch, name, start)
-        tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(values.dtype), "shape": list(values.shape)}
+        datatype, shape = datatype_of(values.dtype), list(values.shape)
         if is_binary:
             chunk = _bytes(values)
-            tensor["parameters"] = {"binary_data_size": len(chunk)}
             chunks.append(chunk)
+            outputs.append(OutputTensor(name, datatype, shape, parameters={"binary_data_size": len(chunk)}))
         else:
-            tensor["data"] = values.reshape(-1).tolist()
-        outputs.append(tensor)
+            outputs.append(OutputTensor(name, datatype, shape, values.reshape(-1).tolist()))
     deployment = call.deployment
-    answer: dict[str, Any] = {"model_name": deployment.endpoint, "model_version": deployment.version_text}
-    if wanted.id:
-        answer["id"] = wanted.id
-    answer["parameters"] = {"request_id": call.request_id}
-    answer["outputs"] = outputs
-    head = _encode(answer)
+    head = _encode(
+        InferAnswer(deployment.endpoint, deployment.version_text, outputs, wanted.id, {"request_id": call.request_id})
+    )
     if not chunks:
         call.exchange.respond(200, head)
         return
@@ -173,13 +250,13 @@ def _output_specs(deployment: Deployment) -> list[TensorSpec]:
 def _output(call: Call, batch: Batch, name: str, start: int) -> np.ndarray:
     """One output's values for this call; decision and score are made here, since the cut-off is the endpoint's."""
     rows = slice(start, start + call.rows)
-    decision = call.deployment.decision
-    if name in batch.outputs or decision is None:
+    decision, cutoff = call.deployment.decision, call.deployment.cutoff
+    if name in batch.outputs or decision is None or cutoff is None:
         return batch.outputs[name][rows]
     probability = batch.outputs["probability"][rows].astype(np.float64)  # float32 would round the cut-off itself
     if name == "score":
         return decision.scale.score(probability)
-    return np.where(probability >= call.deployment.cutoff, decision.positive, decision.negative).astype(object)
+    return np.where(probability >= cutoff, decision.positive, decision.negative).astype(object)
 
 
 def _split(call: Call) -> tuple[bytes | bytearray, memoryview]:
