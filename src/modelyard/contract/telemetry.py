@@ -1,7 +1,7 @@
 """Prediction records and feedback as they leave a gateway: framed msgpack in segment files.
 
 A record is what the model saw, never the raw body. A segment is a run of frames; a frame is length, CRC-32 and one
-msgpack record, so a reader stops cleanly at a torn end.
+msgpack list of records, so a reader stops cleanly at a torn end.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
 Record = Prediction | Feedback
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Record).decode
+_decode = msgspec.msgpack.Decoder(list[Record]).decode
 
 
-def frame(record: Record) -> bytes:
-    """One record, ready to append to a segment."""
-    payload = _encode(record)
+def frame(*records: Record) -> bytes:
+    """Records that belong to one moment, ready to append to a segment."""
+    payload = _encode(records)
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
@@ -62,5 +62,5 @@ def frames(segment: bytes) -> Iterator[Record]:
         payload = segment[at + _HEAD.size : at + _HEAD.size + length]
         if not length or len(payload) < length or zlib.crc32(payload) != crc:
             return  # a length of 0 is no record: a power cut may leave zeros at a file's end
-        yield _decode(payload)
+        yield from _decode(payload)
         at += _HEAD.size + length

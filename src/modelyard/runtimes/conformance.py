@@ -106,7 +106,7 @@ def _threads_agree(runtime: Runtime, rows: Matrix, whole: Tensors) -> Promise:
 
 
 def _difference(one: Tensors, other: Tensors) -> float:
-    """The largest difference of any output, relative above size 1; infinite where shapes, names, missing values or texts differ."""
+    """The largest difference of any output, relative above size 1; infinite where anything else differs."""
     worst = 0.0
     if one.keys() != other.keys():
         return float("inf")

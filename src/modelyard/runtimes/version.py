@@ -13,10 +13,23 @@ import numpy as np
 from modelyard.artifacts.store import Artifact
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import ModelFailed
+from modelyard.contract.features import Column
 from modelyard.contract.tensor import Matrix, Tensors
 from modelyard.runtimes.catalogue import open_runtime
 
 WARM_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def _span(column: Column) -> tuple[float, float]:
+    """Between which numbers most values lie, as far as the contract knows."""
+    if column.clip is not None:
+        return column.clip
+    if column.bins:
+        return column.bins[0], column.bins[-1]
+    if column.minimum is not None and column.maximum is not None:
+        return column.minimum, column.maximum
+    middle = column.typical or 0.0
+    return middle - 1.0, middle + 1.0
 
 
 class LoadedVersion:
@@ -43,10 +56,10 @@ class LoadedVersion:
 
     def warm(self, sizes: Sequence[int] = WARM_SIZES, rounds: int = 3) -> dict[int, float]:
         """Call the model before traffic does; return seconds for each batch size (the best of `rounds`)."""
-        row = self.typical_row()
+        rows = self.varied_rows(max(sizes))
         curve: dict[int, float] = {}
         for size in sizes:
-            batch = np.repeat(row, size, axis=0)
+            batch = rows[:size]
             best = float("inf")
             for _ in range(rounds):
                 start = time.perf_counter()
@@ -57,13 +70,29 @@ class LoadedVersion:
 
     def explain_cost(self, rows: int = 8, rounds: int = 3) -> float:
         """Seconds that explaining one row takes, measured on `rows` at once (the best of `rounds`)."""
-        batch = np.repeat(self.typical_row(), rows, axis=0)
+        batch = self.varied_rows(rows)
         best = float("inf")
         for _ in range(rounds):
             start = time.perf_counter()
             self.explain(batch)
             best = min(best, time.perf_counter() - start)
         return best / rows
+
+    def varied_rows(self, count: int) -> Matrix:
+        """Raw rows unlike each other, float32[count, features], the same each time: equal rows flatter a tree model.
+
+        Numbers lie between the fitted clips (or around the typical value), categories take turns, some are missing.
+        """
+        random = np.random.default_rng(0)
+        rows = np.repeat(self.typical_row(), count, axis=0)
+        for position, column in enumerate(self.encoder.features):
+            if column.kind in ("category", "boolean"):
+                rows[:, position] = random.integers(0, max(2, len(column.categories)), count)
+            else:
+                rows[:, position] = random.uniform(*_span(column), count)
+            if column.nullable:
+                rows[random.random(count) < 0.1, position] = np.nan
+        return rows
 
     def typical_row(self) -> Matrix:
         """One raw row that the contract accepts: its example, or typical values."""

@@ -26,10 +26,11 @@ class Answer(Protocol):
 class Batch:
     """What the model said to one batch; lists are made once for all its calls."""
 
-    __slots__ = ("_lists", "contributions", "outputs")
+    __slots__ = ("_lists", "answered_ns", "contributions", "outputs")
 
     def __init__(self, outputs: Tensors) -> None:
         self.outputs = outputs
+        self.answered_ns = 0  # on the monotonic clock, once the model has answered
         self.contributions: dict[int, Matrix] = {}  # row of the batch -> log-odds per feature, then the base
         self._lists: dict[str, list[Any]] = {}
 

@@ -8,7 +8,6 @@ The parser is llhttp (through httptools); what it lets through and we do not is 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
@@ -28,7 +27,6 @@ _SINGLE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"x-api-key", b"expect")
 )
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_DIGITS = re.compile(rb"[0-9]{1,19}")
 JSON = b"application/json"
 
 
@@ -82,9 +80,14 @@ class Exchange:
             return
         self.answered = True
         connection = self.connection
-        if not self.keep_alive or connection.server.draining:
-            self.keep_alive = False
+        slots = connection.slots
+        if not self.keep_alive or (connection.server.draining and (not slots or slots[-1] is self)):
+            self.keep_alive = False  # while draining, the last answer ends the connection, not one before it
             headers += b"connection: close\r\n"
+        if status == 200 and content_type is JSON and not headers and not self.extra and self.method == b"POST":
+            self.response = b"%b%d\r\n\r\n%b" % (connection.server.ok, len(body), body)
+            connection.flush()
+            return
         self.response = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
             _LINES[status], content_type, len(body), connection.server.date, headers + self.extra,
             b"" if self.method == b"HEAD" else body,
@@ -96,8 +99,8 @@ class Connection(asyncio.Protocol):
     """One client's connection. Reads requests, keeps their order, enforces every limit and deadline."""
 
     __slots__ = (
-        "chunk", "closing", "current", "deadline", "head_bytes", "head_count", "held", "in_head", "parser", "problem",
-        "raw_bytes", "server", "slots", "transport", "upgrading", "waiting", "write_deadline",
+        "chunk", "closing", "current", "deadline", "ended", "head_bytes", "head_count", "held", "in_head", "parser",
+        "paused", "problem", "raw_bytes", "server", "slots", "transport", "upgrading", "waiting", "write_deadline",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -108,8 +111,9 @@ class Connection(asyncio.Protocol):
         self.held: deque[Exchange] = deque()  # whole requests above max_outstanding
         self.waiting = 0  # handed to the application, not yet answered
         self.current: Exchange | None = None
-        self.in_head = self.upgrading = False
+        self.in_head = self.upgrading = self.paused = False
         self.chunk = 0
+        self.ended = False  # a request ended in the bytes at hand: how many are the next one's is not known
         self.head_bytes = self.head_count = self.raw_bytes = 0
         self.problem: tuple[ModelyardError, int] | None = None
         self.closing = False  # nothing further is read as a request
@@ -136,6 +140,7 @@ class Connection(asyncio.Protocol):
             return
         in_body = self.current is not None and not self.in_head
         self.chunk = len(data)
+        self.ended = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -148,8 +153,8 @@ class Connection(asyncio.Protocol):
             if not self.closing:
                 self._refuse_and_close(InvalidInput("the bytes received are not a valid HTTP/1.1 request"), 400)
             return
-        if self.closing or self.current is None:
-            return
+        if self.closing or self.current is None or self.ended:
+            return  # the next data_received counts on; a head is measured exactly once it is whole
         settings = self.server.settings
         if self.in_head:
             self.head_bytes += len(data)
@@ -176,8 +181,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_deadline = self.server.now() + self.server.settings.write_timeout_s
-        if self.transport:
-            self.transport.pause_reading()
+        self._pause_reading()
 
     def resume_writing(self) -> None:
         self.write_deadline = NEVER
@@ -253,6 +257,7 @@ class Connection(asyncio.Protocol):
         if self.upgrading:
             return
         exchange, self.current = self.current, None
+        self.ended = True
         if exchange is None:
             return
         exchange.keep_alive = self.parser.should_keep_alive() and not self.closing
@@ -263,8 +268,7 @@ class Connection(asyncio.Protocol):
             self.flush()
         elif self.waiting >= self.server.settings.max_outstanding:
             self.held.append(exchange)
-            if self.transport:
-                self.transport.pause_reading()
+            self._pause_reading()
         else:
             self._hand_over(exchange)
 
@@ -302,7 +306,7 @@ class Connection(asyncio.Protocol):
                 return
         while self.held and self.waiting < self.server.settings.max_outstanding:
             self._hand_over(self.held.popleft())
-        if not self.held:
+        if self.paused and not self.held:
             self._resume_reading()
         if not slots and self.current is None:
             self.deadline = self.server.now() + self.server.settings.idle_timeout_s
@@ -346,7 +350,7 @@ class Connection(asyncio.Protocol):
             if coding.lower() != b"chunked" or b"content-length" in headers or version == "1.0":
                 raise self._problem(InvalidInput("transfer-encoding is 'chunked' alone, without content-length"), 400)
         elif (length := headers.get(b"content-length")) is not None:
-            if not _DIGITS.fullmatch(length):
+            if not length.isdigit() or len(length) > 19:
                 raise self._problem(InvalidInput("content-length is a number"), 400)
             exchange.length = int(length)
             if exchange.length > settings.max_body_bytes:
@@ -399,8 +403,14 @@ class Connection(asyncio.Protocol):
         else:
             transport.close()
 
+    def _pause_reading(self) -> None:
+        if self.transport:
+            self.paused = True
+            self.transport.pause_reading()
+
     def _resume_reading(self) -> None:
         if self.transport and not self.held and self.write_deadline == NEVER and not self.transport.is_closing():
+            self.paused = False
             self.transport.resume_reading()
 
 
@@ -412,7 +422,7 @@ class HttpServer:
         self.now = loop.time
         self.connections: set[Connection] = set()
         self.draining = False
-        self.date = b""
+        self.date = self.ok = b""
         self._sweep()
 
     def __call__(self) -> Connection:
@@ -428,6 +438,7 @@ class HttpServer:
     def _sweep(self) -> None:
         now = self.now()
         self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+        self.ok = b"%bcontent-type: %b\r\n%bcontent-length: " % (_LINES[200], JSON, self.date)  # of most answers
         for connection in [c for c in self.connections if c.deadline < now or c.write_deadline < now]:
             connection.expire(now)
         self.loop.call_later(SWEEP_S, self._sweep)

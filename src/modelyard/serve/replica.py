@@ -7,6 +7,7 @@ take longer than `INLINE_S` runs in a thread (ONNX Runtime releases the interpre
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -178,6 +179,7 @@ def _joined(calls: list[Call]) -> Matrix:
 
 
 def _answer(calls: list[Call], batch: Batch) -> None:
+    batch.answered_ns = time.monotonic_ns()
     start = 0
     for call in calls:
         try:
@@ -185,6 +187,7 @@ def _answer(calls: list[Call], batch: Batch) -> None:
         except Exception as error:  # saying the answer failed: the next caller still gets its own
             call.answer(_told(error, call))
         start += call.rows
+    calls[0].telemetry.settle()
 
 
 def _told(error: BaseException, call: Call) -> ModelyardError:

@@ -35,14 +35,14 @@ class Telemetry:
         self.cells = counters.cells
         self.revision = 0
         self._records = RecordWriter(folder, worker, budget_bytes)
+        self._pending: list[Prediction] = []
         self._dropped = counters.counter("modelyard_records_dropped")
         self._refusals: dict[tuple[str, int], int] = {}
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
 
     def note(self, call: Call, batch: Batch, start: int) -> None:
-        """One answered call: its counters and its record."""
-        now_ns = time.monotonic_ns()
-        took_ns = now_ns - call.started_ns
+        """One answered call: its counters now, its record with the batch's others in `settle`."""
+        took_ns = batch.answered_ns - call.started_ns
         deployment, cells = call.deployment, self.cells
         cells[deployment.requests] += 1
         cells[deployment.rows] += call.rows
@@ -54,14 +54,19 @@ class Telemetry:
             matrix = np.where(loaded.encoder.private, np.nan, matrix).astype(np.float32)
         first = batch.outputs["probability"] if "probability" in batch.outputs else next(iter(batch.outputs.values()))
         mine = first[start : start + call.rows]
-        record = Prediction(
-            call.request_id, now_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
+        caller_id = call.exchange.headers.get(b"x-request-id")
+        self._pending.append(Prediction(
+            call.request_id, batch.answered_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
             call.principal.name, call.rows, matrix.tobytes(),
             mine.tobytes() if mine.dtype == np.float32 else b"", took_ns,
-            call.exchange.headers.get(b"x-request-id", b"")[:64].decode("ascii", "replace"),
-        )  # fmt: skip
-        if not self._records.put(frame(record)):
-            cells[self._dropped] += 1
+            "" if caller_id is None else caller_id[:64].decode("ascii", "replace"),
+        ))  # fmt: skip
+
+    def settle(self) -> None:
+        """The records of one batch, framed together: a frame for each would cost a third of all telemetry."""
+        pending, self._pending = self._pending, []
+        if pending and not self._records.put(frame(*pending)):
+            self.cells[self._dropped] += len(pending)
 
     def feedback(self, truths: list[Feedback]) -> None:
         """Truths that callers gave."""

@@ -190,6 +190,10 @@ def say_infer(call: Call, batch: Batch, start: int) -> None:
     wanted: Wanted = call.options  # type: ignore[assignment]
     outputs, chunks = [], []
     for name, is_binary in wanted.outputs:
+        if not is_binary and (whole := batch.outputs.get(name)) is not None and whole.ndim == 1:
+            data = batch.column(name)[start : start + call.rows]  # a list that is made once for the whole batch
+            outputs.append(OutputTensor(name, datatype_of(whole.dtype), [call.rows], data))
+            continue
         values = _output(call, batch, name, start)
         datatype, shape = datatype_of(values.dtype), list(values.shape)
         if is_binary:
