@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load", "register"]
 
 if TYPE_CHECKING:
-    from modelyard.runtimes.load import load
     from modelyard.optimise.register import register
+    from modelyard.runtimes.load import load
 
 _ROOMS = {"load": "modelyard.runtimes.load", "register": "modelyard.optimise.register"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kit.versions import CONTRACT, store
 
+from kit.versions import CONTRACT, store
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import ModelFailed

@@ -19,7 +19,8 @@ from modelyard.contract.errors import (
     Violation,
     all_errors,
 )
-from modelyard.serve.problems import STATUS, UnsupportedMedia, WrongMethod, problem, status_of
+from modelyard.contract.wire import HTTP_STATUS
+from modelyard.serve.problems import UnsupportedMedia, WrongMethod, problem, status_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "errors.md").read_text("utf-8")
 ROWS = {
@@ -46,7 +47,7 @@ def test_every_error_has_a_status_and_a_line_in_the_reference(cls: type[Modelyar
 def test_the_reference_lists_nothing_that_is_never_said() -> None:
     said = {(cls.code, status_of(an(cls), protocol=protocol)) for cls in ERRORS for protocol in (False, True)}
     assert {(code, status) for code, status, _ in ROWS} == said
-    assert {cls.code for cls in ERRORS} == set(STATUS)
+    assert {cls.code for cls in ERRORS} == set(HTTP_STATUS)
 
 
 def test_the_reference_lists_every_rule_and_the_bound() -> None:

@@ -12,24 +12,11 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from modelyard.contract.errors import InvalidInput, ModelyardError, Undecodable
+from modelyard.contract.wire import HTTP_STATUS
 
 log = logging.getLogger("modelyard.control")
 
 CONTENT_TYPE = "application/problem+json"
-STATUSES = {
-    "invalid_input": 422,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "conflict": 409,
-    "too_large": 413,
-    "quota_exceeded": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline_exceeded": 504,
-    "model_failed": 500,
-    "internal": 500,
-}
 CODES = {
     400: "invalid_input",
     401: "unauthenticated",
@@ -62,7 +49,7 @@ TITLES = {
 
 def status_of(error: ModelyardError) -> int:
     """The HTTP status of one of our errors."""
-    return 400 if isinstance(error, Undecodable) else STATUSES[error.code]
+    return 400 if isinstance(error, Undecodable) else HTTP_STATUS[error.code]
 
 
 def problem(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:

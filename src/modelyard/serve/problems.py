@@ -8,21 +8,8 @@ from http import HTTPStatus
 import msgspec
 
 from modelyard.contract.errors import InvalidInput, ModelyardError, Undecodable, Violation
+from modelyard.contract.wire import HTTP_STATUS
 
-STATUS = {
-    "invalid_input": 422,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "conflict": 409,
-    "too_large": 413,
-    "quota_exceeded": 429,
-    "overloaded": 503,
-    "not_ready": 503,
-    "deadline_exceeded": 504,
-    "model_failed": 500,
-    "internal": 500,
-}
 PROBLEM = b"application/problem+json"
 
 
@@ -67,7 +54,7 @@ def status_of(error: ModelyardError, *, protocol: bool) -> int:
         return 415
     if isinstance(error, Undecodable) or (protocol and error.code == "invalid_input"):
         return 400
-    return STATUS[error.code]
+    return HTTP_STATUS[error.code]
 
 
 def problem(error: ModelyardError, status: int, request_id: str, *, protocol: bool) -> tuple[bytes, bytes, bytes]:
