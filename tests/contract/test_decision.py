@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -122,3 +123,14 @@ def test_a_column_that_no_model_sees_is_never_a_reason() -> None:
         np.ones(len(contract.features), dtype=np.float32), np.zeros(5, dtype=np.float32), contract.features
     )
     assert {reason.column for reason in reasons} <= {column.name for column in FEATURES}
+
+
+def test_a_sensitive_column_is_never_a_reason() -> None:
+    columns = tuple(
+        msgspec.structs.replace(column, sensitive=position == 0) for position, column in enumerate(FEATURES)
+    )
+    contributions = np.arange(len(columns), 0, -1, dtype=np.float32)  # the sensitive one moved the row most
+    decision = Decision(0.5, "decline", "approve")
+    named = {r.column for r in decision.reasons_for(contributions, np.zeros(len(columns), np.float32), columns)}
+    assert named
+    assert columns[0].name not in named

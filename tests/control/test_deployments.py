@@ -127,6 +127,17 @@ def test_one_endpoint_is_the_default(home: Home, register) -> None:
     assert [endpoint.cutoff for endpoint in plan.endpoints if endpoint.name == "again"] == [0.3]
 
 
+def test_a_rollback_ends_a_split_in_favour_of_who_has_most(home: Home, register) -> None:
+    from modelyard.control.deployments.services import deploy, rollback, set_traffic
+
+    for seed in (1, 2):
+        register(seed)
+    deploy("scores", 1, by="test")
+    set_traffic("scores", TrafficSplit({1: 90, 2: 10}), by="test")
+    rollback("scores", by="test")
+    assert served(home) == {1: 100, 2: 0}
+
+
 def test_the_newest_version_is_deployed_and_becomes_the_champion(home: Home, register) -> None:
     from modelyard.control.deployments.services import deploy, rollback
     from modelyard.control.registry.services import find_version

@@ -140,3 +140,11 @@ def test_rounded_up_is_a_round_number_at_or_above(value: float) -> None:
     assert value <= limit * (1 + 1e-9)
     assert limit < 2.6 * value
     assert f"{limit:e}"[0] in "125"
+
+
+def test_what_is_sensitive_is_left_out_unless_declared_and_then_never_a_reason() -> None:
+    table = make_table().with_columns(age=pl.Series(range(ROWS)) % 60 + 18)
+    columns = {column.name: column for column in infer_contract(table, "status", declared=["gender"]).columns}
+    assert (columns["gender"].role, columns["gender"].sensitive) == ("feature", True)
+    assert (columns["age"].role, columns["age"].sensitive) == ("feature", True)  # protected in some places
+    assert (columns["amount"].role, columns["amount"].sensitive) == ("feature", False)

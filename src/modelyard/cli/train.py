@@ -9,6 +9,7 @@ import msgspec
 
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
+from modelyard.contract.names import check_name
 
 SHOWN = ("auc", "ks", "gini", "log_loss", "brier")
 
@@ -51,6 +52,7 @@ def run_train(context: Context) -> int:
     from modelyard.data.contract_file import read_contract
 
     args = context.args
+    check_name("model", args.name)
     given = {"contract": read_contract(args.contract)} if args.contract else {}
     with ShownProgress(context.console) as progress:
         version, _ = run_training(

@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
-from modelyard.contract.errors import Forbidden, InvalidInput, NotReady
+from modelyard.contract.errors import InvalidInput, NotReady
 from modelyard.contract.plan import GatewayState
 from modelyard.contract.settings import Settings
 
@@ -121,7 +121,7 @@ def check_platform() -> None:
 def check_binding(settings: Settings) -> None:
     """What other machines can reach asks for keys."""
     if not settings.is_loopback and not settings.require_keys:
-        raise Forbidden(
+        raise InvalidInput(
             f"{settings.host} can be reached from other machines; add --require-keys, or listen on 127.0.0.1"
         )
 

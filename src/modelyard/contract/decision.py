@@ -66,16 +66,14 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def reasons_for(
         self, contributions: NDArray[np.floating], row: Matrix, features: Sequence[Column], language: str = "en"
     ) -> list[Reason]:
-        """Up to four columns that moved this row most towards the positive class.
+        """Up to four columns that moved this row most towards the positive class; never a sensitive one.
 
         contributions: float[features], log-odds; row: float32[features], as the model saw it.
         """
-        order = np.argsort(-contributions, kind="stable")[:MAX_REASONS].tolist()
-        return [
-            self._reason(features[position], float(row[position]), float(contributions[position]), language)
-            for position in order
-            if contributions[position] > 0
-        ]
+        values = contributions.tolist()
+        towards = [at for at, value in enumerate(values) if value > 0 and not features[at].sensitive]
+        towards.sort(key=values.__getitem__, reverse=True)
+        return [self._reason(features[at], float(row[at]), values[at], language) for at in towards[:MAX_REASONS]]
 
     def _reason(self, column: Column, value: float, contribution: float, language: str) -> Reason:
         aspect = _aspect(column, value)

@@ -20,7 +20,7 @@ class ModelyardError(Exception):
 class Violation(msgspec.Struct, frozen=True, omit_defaults=True):
     """One broken rule of a contract: where it is and what it asks, never the value that broke it."""
 
-    rule: str  # required, unknown, type, whole, minimum, maximum, category, missing, finite, shape
+    rule: str  # required, unknown, type, whole, minimum, maximum, category, missing, finite
     message: str
     column: str | None = None
     row: int | None = None  # counts from 0, as the caller's list does

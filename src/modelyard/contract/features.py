@@ -32,6 +32,7 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     typical: float | None = None  # median or most frequent code: what "high" and "low" are said against
     bins: tuple[float, ...] = ()  # inner edges, ascending, that drift is counted in
     unit: str = ""
+    sensitive: bool = False  # declared: the model sees it, and no reason ever names it
     pii: Literal["none", "personal", "free_text"] = "none"  # personal and free text never reach a record
     label: dict[str, str] = {}  # language -> what people call it
     note: str = ""  # why it is unused or sensitive, for people
@@ -41,6 +42,8 @@ class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ValueError(f"column {self.name!r}: a category needs its categories listed")
         if len(set(self.categories)) != len(self.categories) or "" in self.categories:
             raise ValueError(f"column {self.name!r}: categories are distinct and not empty strings")
+        if self.sensitive and self.role == "unused":
+            raise ValueError(f"column {self.name!r}: an unused column need not be called sensitive")
         if self.kind != "category" and self.categories:
             raise ValueError(f"column {self.name!r}: only a category lists categories")
         if self.kind in ("category", "boolean") and (self.minimum is not None or self.maximum is not None):

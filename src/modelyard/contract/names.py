@@ -12,6 +12,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 RESERVED = frozenset(
     [
         "admin",
+        "any",
         "api",
         "docs",
         "favicon.ico",

@@ -29,7 +29,7 @@ from modelyard.control.setup import active_settings
 FORMAT = 1
 LABEL = "backup.json"
 _SINGLE = ("control.sqlite3", "plan.json", "modelyard.toml")
-_KEYS = ("plan.key", "plan.pub", "session.key")
+_KEYS = ("plan.key", "plan.pub", "request_id.key", "session.key")
 MAX_FILE_BYTES = 64 * 1024**3
 
 

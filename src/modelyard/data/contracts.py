@@ -22,6 +22,7 @@ from modelyard.data.quality import (
     ColumnQuality,
     QualityReport,
     class_names,
+    is_protected,
     quality_report,
 )
 
@@ -148,8 +149,9 @@ def infer_column(values: pl.Series, quality: ColumnQuality, declared: bool = Fal
     column = Column(
         name=values.name,
         kind=kind,
-        role="unused",  # until its categories are known
+        role="sensitive" if role == "feature" else role,  # until its categories are known
         nullable=quality.missing > 0,
+        sensitive=role == "feature" and (quality.sensitive or is_protected(values.name)),
         pii="personal" if _is_personal(values.name) else "none",
         note=note,
     )

@@ -294,6 +294,11 @@ def is_sensitive(name: str) -> bool:
     return bool(_SENSITIVE.intersection(_words(name))) or any(word in name for word in _SENSITIVE_ZH)
 
 
+def is_protected(name: str) -> bool:
+    """Whether a column's name says that some laws protect it: it may be learned from, and no reason names it."""
+    return any(note.startswith("protected") for note in _notes(name))
+
+
 def _notes(name: str) -> tuple[str, ...]:
     words = {*_words(name), name.lower()}
     return tuple(

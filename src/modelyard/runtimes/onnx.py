@@ -35,7 +35,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning burns the neighbour's core
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its error lines may hold a caller's values
         self._session = ort.InferenceSession(
             str(artifact.path("model.onnx")), options, providers=["CPUExecutionProvider"]
         )

@@ -11,7 +11,7 @@ import secrets
 from modelyard.contract.errors import InvalidInput
 
 PREFIX = "my_"  # lets secret scanners find a leaked one
-SCOPES = ("infer", "explain", "feedback", "feedback:any", "metrics", "repository")
+SCOPES = ("infer", "explain", "feedback", "feedback:any", "metrics")
 
 
 def new_key() -> str:

@@ -38,13 +38,14 @@ Handler = Callable[["Gateway", Exchange, "Target", Principal], None]
 class Target:
     """What a method and a request target mean; parsed once, then remembered."""
 
-    __slots__ = ("endpoint", "handler", "is_open", "language", "pin", "reasons", "verb")
+    __slots__ = ("asks_a_model", "endpoint", "handler", "is_open", "language", "pin", "reasons", "verb")
 
     def __init__(self, handler: Handler, verb: str = "", endpoint: str = "", pin: str | None = None) -> None:
         self.handler = handler
         self.verb = verb  # the scope that it needs
         self.endpoint = endpoint
         self.pin = pin  # a version or alias in the path
+        self.asks_a_model = handler in (_predict, _explain, _v2_infer)
         self.is_open = False  # answers without a key: probes
         self.reasons = "auto"
         self.language = ""
@@ -78,7 +79,8 @@ class Gateway:
             if exchange.method == b"OPTIONS" and exchange.extra:
                 exchange.data = (Target(_preflight), None)
                 return
-        target = self._targets.get((exchange.method, exchange.target)) or self._parse(exchange.method, exchange.target)
+        known = self._targets.get((exchange.method, exchange.target))
+        target = known or _parse(exchange.method, exchange.target)
         if target.is_open:
             exchange.data = (target, None)
             return
@@ -86,12 +88,14 @@ class Gateway:
         if target.endpoint:
             admission.check_scope(principal, target.verb, target.endpoint)
             self.routes.endpoint(target.endpoint)
-            if principal.quota is not None and target.verb in ("infer", "explain"):
+            if principal.quota is not None and target.asks_a_model:
                 principal.quota.charge(1)
         elif target.verb:
             admission.check_scope(principal, target.verb, "")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMedia("Content-Encoding is not served; send the body as it is")
+        if known is None and len(self._targets) < _CACHED_TARGETS and len(exchange.target) <= 256:
+            self._targets[exchange.method, exchange.target] = target  # only what an admitted caller asked for
         exchange.data = (target, principal)
 
     def handle(self, exchange: Exchange) -> None:
@@ -117,25 +121,6 @@ class Gateway:
         log.error("fault", error=repr(error), trace=traceback.format_exception(error))
         return Internal("the gateway failed on this request; its log has the details")
 
-    # --- what a target means
-
-    def _parse(self, method: bytes, raw: bytes) -> Target:
-        path, _, query = raw.decode("latin-1").partition("?")
-        if not path.startswith("/"):
-            scheme, _, rest = path.partition("://")
-            if scheme.lower() not in ("http", "https"):
-                raise Undecodable("a request target is a path")
-            path = "/" + rest.partition("/")[2]
-        parts = [unquote(part) for part in path.split("/")[1:]]
-        if parts[-1] == "" and len(parts) > 1:
-            parts.pop()  # a trailing slash is fine
-        verb = "GET" if method == b"HEAD" else method.decode("latin-1")
-        target = _find(parts, verb)
-        _read_query(target, query, parts)
-        if len(self._targets) < _CACHED_TARGETS and len(raw) <= 256:
-            self._targets[method, raw] = target
-        return target
-
     # --- inference
 
     def call(self, exchange: Exchange, target: Target, principal: Principal, read: Read, say: Answer) -> None:
@@ -149,11 +134,30 @@ class Gateway:
         self.inference.infer(call, self.routes.endpoint(target.endpoint), target.pin, read)
 
 
+# --- what a target means
+
+
+def _parse(method: bytes, raw: bytes) -> Target:
+    """What a method and a request target mean. Raises NotFound, WrongMethod, InvalidInput or Undecodable."""
+    path, _, query = raw.decode("latin-1").partition("?")
+    if not path.startswith("/"):
+        scheme, _, rest = path.partition("://")
+        if scheme.lower() not in ("http", "https"):
+            raise Undecodable("a request target is a path")
+        path = "/" + rest.partition("/")[2]
+    parts = [unquote(part) for part in path.split("/")[1:]]
+    if parts[-1] == "" and len(parts) > 1:
+        parts.pop()  # a trailing slash is fine
+    target = _find(parts, "GET" if method == b"HEAD" else method.decode("latin-1"))
+    _read_query(target, query, parts)
+    return target
+
+
 def _find(parts: list[str], method: str) -> Target:
     """The handler of a path; raises NotFound or WrongMethod."""
     match parts:
         case [""]:
-            return _only(method, GET=Target(_index))
+            return _only(method, GET=Target(_index), POST=Target(_predict_default))
         case ["healthz"] | ["ping"] | ["v2", "health", "live"]:
             return _open(_only(method, GET=Target(_live)))
         case ["readyz"] | ["v2", "health", "ready"]:
@@ -207,7 +211,7 @@ def _open(target: Target) -> Target:
 
 
 def _read_query(target: Target, query: str, parts: list[str]) -> None:
-    if parts[0] == "v2" or target.handler not in (_predict, _explain):
+    if parts[0] == "v2" or target.handler not in (_predict, _predict_default, _explain):
         return
     try:
         fields = parse_qsl(query, keep_blank_values=True, max_num_fields=16)
@@ -300,6 +304,16 @@ def _feedback(gateway: Gateway, exchange: Exchange, target: Target, principal: P
 
 def _predict(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
     gateway.call(exchange, target, principal, native.read_rows, native.say_prediction)
+
+
+def _predict_default(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
+    name = gateway.routes.default()
+    gateway.admission.check_scope(principal, "infer", name)
+    if principal.quota is not None:
+        principal.quota.charge(1)
+    named = Target(_predict, "infer", name)
+    named.reasons, named.language = target.reasons, target.language
+    gateway.call(exchange, named, principal, native.read_rows, native.say_prediction)
 
 
 def _explain(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:

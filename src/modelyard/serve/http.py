@@ -84,6 +84,10 @@ class Exchange:
         if not self.keep_alive or (connection.server.draining and (not slots or slots[-1] is self)):
             self.keep_alive = False  # while draining, the last answer ends the connection, not one before it
             headers += b"connection: close\r\n"
+        if status == 204:
+            self.response = b"%b%b%b\r\n" % (_LINES[204], connection.server.date, headers + self.extra)
+            connection.flush()
+            return
         if status == 200 and content_type is JSON and not headers and not self.extra and self.method == b"POST":
             self.response = b"%b%d\r\n\r\n%b" % (connection.server.ok, len(body), body)
             connection.flush()

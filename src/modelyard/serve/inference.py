@@ -26,8 +26,8 @@ class Inference:
             headers = call.exchange.headers
             call.deployment = route.choose(headers) if pin is None else route.pinned(pin)
             read(call, call.deployment.max_rows or self._max_rows)
-            if call.principal.quota is not None and call.rows > 1:
-                call.principal.quota.charge(call.rows - 1)  # the first was charged at the end of the headers
+            if call.principal.quota is not None:
+                call.principal.quota.charge_rest(call.rows)  # the first was charged at the end of the headers
             call.deployment.replica.submit(call)  # completion calls call.answer(batch, start)
         except ModelyardError as refusal:
             call.answer(refusal)

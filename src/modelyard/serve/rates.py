@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from modelyard.contract.errors import Overloaded, QuotaExceeded
+from modelyard.contract.errors import Overloaded, QuotaExceeded, TooLarge
 from modelyard.secure.limits import take
 
 ENTRIES = 4096  # callers with a quota, at most
@@ -76,6 +76,13 @@ class Quota:
         self._chunk = max(1, min(64, int(rows_per_second / 50), self._burst // 4))
         self._leased = 0
         self._limit = f"rows_per_second={rows_per_second:g} with burst_rows={burst}"
+
+    def charge_rest(self, rows: int) -> None:
+        """Take all of a call's rows but the first, which admission took. TooLarge for what no wait would allow."""
+        if rows > self._burst:
+            raise TooLarge(f"{rows} rows at once are above this key's {self._limit}; send fewer at a time")
+        if rows > 1:
+            self.charge(rows - 1)
 
     def charge(self, rows: int) -> None:
         """Take `rows`, or raise QuotaExceeded with the time after which they would be allowed."""

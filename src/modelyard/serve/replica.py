@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -194,5 +195,10 @@ def _told(error: BaseException, call: Call) -> ModelyardError:
     """What the caller may know; the rest is in the log under the request id."""
     if isinstance(error, ModelyardError):
         return error
-    log.error("model failed", request_id=call.request_id, endpoint=call.deployment.endpoint, error=repr(error))
+    # Where it failed, not what it said: a model's own message may hold what the caller sent.
+    trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
+    log.error(
+        "model failed", request_id=call.request_id, endpoint=call.deployment.endpoint, error=type(error).__name__,
+        trace=trace,
+    )  # fmt: skip
     return ModelFailed(f"the model failed on this input; the log has details under request id {call.request_id}")

@@ -37,6 +37,7 @@ class Telemetry:
         self._records = RecordWriter(folder, worker, budget_bytes)
         self._pending: list[Prediction] = []
         self._dropped = counters.counter("modelyard_records_dropped")
+        self._truths = counters.counter("modelyard_feedback")
         self._refusals: dict[tuple[str, int], int] = {}
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
 
@@ -70,6 +71,7 @@ class Telemetry:
 
     def feedback(self, truths: list[Feedback]) -> None:
         """Truths that callers gave."""
+        self.cells[self._truths] += len(truths)
         for truth in truths:
             if not self._records.put(frame(truth)):
                 self.cells[self._dropped] += 1

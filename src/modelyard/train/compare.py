@@ -17,7 +17,7 @@ from modelyard.train.progress import Progress
 from modelyard.train.recipe import Recipe
 
 CLOSE_AUC = 0.002  # candidates this near to the best are told apart by log-loss
-RULE = f"highest out-of-fold AUC; among candidates within {CLOSE_AUC} of it, the lowest out-of-fold log-loss"
+RULE = f"the lowest out-of-fold log-loss among candidates within {CLOSE_AUC} of the highest out-of-fold AUC"
 
 
 class Candidate(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ _COLUMNS = (
         maximum=100,
         unit="years",
         label={"en": "Age", "zh": "年龄"},
+        sensitive=True,
         note="protected in some jurisdictions (age): see whether the use may rely on it",
     ),
     Column(
@@ -42,6 +43,7 @@ _COLUMNS = (
         nullable=True,
         categories=("divorced", "married", "separated", "single", "widow"),
         label={"en": "Marital status", "zh": "婚姻状况"},
+        sensitive=True,
         note="protected in some jurisdictions (marital status): see whether the use may rely on it",
     ),
     Column(
@@ -81,15 +83,6 @@ _REASONS: dict[str, dict[str, Texts]] = {
         "low": _texts("The loan runs for a short time", "贷款期限较短"),
         "high": _texts("The loan runs for a long time", "贷款期限较长"),
         "typical": _texts("The time the loan runs counts against the application", "贷款期限不利于本次申请"),
-    },
-    "Age": {
-        "low": _texts("The age is below what is typical among applicants", "年龄低于一般申请人"),
-        "high": _texts("The age is above what is typical among applicants", "年龄高于一般申请人"),
-        "typical": _texts("The age counts against the application", "年龄不利于本次申请"),
-    },
-    "Marital": {
-        "value": _texts("The marital status is linked with more payment trouble", "婚姻状况对应较高的违约风险"),
-        "missing": _texts("The marital status is not stated", "未提供婚姻状况"),
     },
     "Records": {
         "value": _texts("The record of earlier payments counts against the application", "过往信用记录不利于本次申请"),
@@ -148,8 +141,8 @@ BLUEPRINT = Blueprint(
         "Estimates how likely an applicant for a consumer loan is to end up in default (`Status` = bad), as advice to "
         "a lender's own decision. It is a demonstration on public teaching data of one Spanish lender: before it "
         "decides about people, it needs that lender's own data, a look at costs, and a review of what the law allows. "
-        "`Age` and `Marital` are learned from, as in the published baselines of this table, and are named in the "
-        "contract as protected in some jurisdictions; give them the role `sensitive` in the contract to leave them out."
+        "`Age` and `Marital` are learned from, as in the published baselines of this table, and are declared "
+        "sensitive in the contract, so no reason names them; give them the role `sensitive` there to leave them out."
     ),
     licence="public teaching data, distributed with R's modeldata (MIT); see data/SOURCES.md",
 )

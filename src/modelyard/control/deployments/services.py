@@ -49,10 +49,14 @@ def set_traffic(endpoint: str, split: TrafficSplit, by: str) -> Endpoint:
 
 @transaction.atomic
 def rollback(endpoint: str, by: str) -> Endpoint:
-    """Send all calls back to the version that served before; Conflict if none is held."""
+    """Send all calls back: of a split to the version that has most of it, else to the one that served before.
+
+    Conflict if none is held.
+    """
     row = _locked(endpoint)
-    held = list(row.deployments.select_related("version").order_by("-weight", "-version__number"))
-    before = next((deployment for deployment in held if deployment.weight == 0), None)
+    held = list(row.deployments.select_related("version").order_by("-weight", "version__number"))
+    is_split = sum(deployment.weight > 0 for deployment in held) > 1
+    before = held[0] if is_split else next((deployment for deployment in held if deployment.weight == 0), None)
     if before is None:
         raise Conflict(f"endpoint {endpoint!r} holds no version that served before; deploy one by its number")
     _share(row, {before.version.number: 100}, "rollback", by)
