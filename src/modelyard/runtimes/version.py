@@ -54,7 +54,7 @@ class LoadedVersion:
         """Log-odds of each feature and, last, the base: float32[n, features + 1]; None if it cannot explain."""
         return self.runtime.contributions({"rows": self.encoder.finish(matrix)})
 
-    def warm(self, sizes: Sequence[int] = WARM_SIZES, rounds: int = 3) -> dict[int, float]:
+    def warm(self, sizes: Sequence[int] = WARM_SIZES, rounds: int = 9) -> dict[int, float]:
         """Call the model before traffic does; return seconds for each batch size (the best of `rounds`)."""
         rows = self.varied_rows(max(sizes))
         curve: dict[int, float] = {}

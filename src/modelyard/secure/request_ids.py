@@ -1,7 +1,8 @@
 """Request ids that prove, without any memory, who asked which endpoint.
 
-An id is 32 hex digits: who made it (8), its number (8), and a keyed hash over both, the principal and the endpoint
-(16). Feedback needs that proof, and a gateway has no database to look it up in.
+An id is 32 hex digits: who made it (8), a block of ids (6), its place in the block (2), and a keyed hash over block,
+principal and endpoint (16). A block belongs to one principal on one endpoint, so one hash serves 256 ids. Feedback
+needs that proof, and a gateway has no database to look it up in.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-_REMEMBERED = 4096  # pairs of principal and endpoint
+_PLACES = tuple(f"{place:02x}" for place in range(256))
+_REMEMBERED = 4096  # pairs of principal and endpoint with a block of their own in hand
+_HEAD = 14  # hex digits of maker and block
 
 
 class RequestIds:
@@ -21,29 +24,36 @@ class RequestIds:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._begun: dict[tuple[str, str], Any] = {}  # the hash so far, for callers seen before: half the work
         self._prefix = secrets.token_hex(4)
-        self._numbers = itertools.count(secrets.randbits(28))
+        self._blocks = itertools.count(secrets.randbits(20))
+        self._makers: dict[tuple[str, str], Iterator[str]] = {}
 
     def new(self, principal: str, endpoint: str) -> str:
         """An id for one call."""
-        head = f"{self._prefix}{next(self._numbers) & 0xFFFFFFFF:08x}"
-        return head + self._proof(head, principal, endpoint)
+        maker = self._makers.get((principal, endpoint))
+        if maker is None:
+            maker = self._ids(principal, endpoint)
+            if len(self._makers) < _REMEMBERED:
+                self._makers[principal, endpoint] = maker
+        return next(maker)
 
     def proves(self, request_id: str, principal: str, endpoint: str) -> bool:
         """Whether this principal got this id from this endpoint."""
-        head, proof = request_id[:16], request_id[16:]
-        return secrets.compare_digest(proof.encode(), self._proof(head, principal, endpoint).encode())
+        head, place, proof = request_id[:_HEAD], request_id[_HEAD : _HEAD + 2], request_id[_HEAD + 2 :]
+        return place in _PLACES and secrets.compare_digest(
+            proof.encode(), self._proof(head, principal, endpoint).encode()
+        )
+
+    def _ids(self, principal: str, endpoint: str) -> Iterator[str]:
+        while True:
+            head = f"{self._prefix}{next(self._blocks) & 0xFFFFFF:06x}"
+            proof = self._proof(head, principal, endpoint)
+            for place in _PLACES:
+                yield head + place + proof
 
     def _proof(self, head: str, principal: str, endpoint: str) -> str:
-        begun = self._begun.get((principal, endpoint))
-        if begun is None:
-            begun = blake2b(f"{principal}\0{endpoint}\0".encode(), key=self._key, digest_size=8)
-            if len(self._begun) < _REMEMBERED:
-                self._begun[principal, endpoint] = begun
-        proof = begun.copy()
-        proof.update(head.encode())
-        return proof.hexdigest()
+        message = f"{head}\0{principal}\0{endpoint}".encode()
+        return blake2b(message, key=self._key, digest_size=8).hexdigest()
 
 
 def request_ids(folder: Path) -> RequestIds:

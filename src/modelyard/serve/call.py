@@ -45,7 +45,7 @@ class Call:
     """What the stops of the walk know of one call. `answer` is called once."""
 
     __slots__ = (
-        "deadline", "deployment", "exchange", "language", "matrix", "options", "principal", "reasons", "request_id",
+        "deadline_ns", "deployment", "exchange", "language", "matrix", "options", "principal", "reasons", "request_id",
         "rows", "say", "single", "started_ns", "telemetry", "wants_all",
     )  # fmt: skip
 
@@ -56,21 +56,21 @@ class Call:
         say: Answer,
         telemetry: Telemetry,
         started_ns: int,
-        deadline: float,
+        deadline_ns: int,
     ) -> None:
         self.exchange = exchange
         self.principal = principal
         self.say = say
         self.telemetry = telemetry
         self.started_ns = started_ns
-        self.deadline = deadline  # on the loop's clock
+        self.deadline_ns = deadline_ns  # on the monotonic clock, as started_ns
         self.deployment: Deployment = None  # type: ignore[assignment]  # chosen by the story
         self.matrix: Matrix = None  # type: ignore[assignment]
         self.rows = 0
         self.single = False
         self.reasons = "auto"  # auto: for the positive class; all; none
         self.wants_all = False  # contributions of every row
-        self.language = "en"
+        self.language = ""  # as the caller's headers say
         self.options: object = None  # the dialect's own
         self.request_id = ""
 

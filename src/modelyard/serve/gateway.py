@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import traceback
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from modelyard.serve import native, v2
 from modelyard.serve.admission import Admission, Principal
 from modelyard.serve.call import Answer, Call
 from modelyard.serve.counters import exposition
-from modelyard.serve.http import Exchange
+from modelyard.serve.http import Connection, Exchange
 from modelyard.serve.inference import Inference, Read
 from modelyard.serve.log import log
 from modelyard.serve.problems import UnsupportedMedia, WrongMethod, problem, status_of
@@ -55,9 +54,13 @@ class Gateway:
     """One worker's application: answers what is not inference itself, and starts the story of what is."""
 
     def __init__(
-        self, settings: Settings, admission: Admission, telemetry: Telemetry, ids: RequestIds, counters_folder: Path,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
+        self,
+        settings: Settings,
+        admission: Admission,
+        telemetry: Telemetry,
+        ids: RequestIds,
+        counters_folder: Path,
+    ) -> None:
         self.settings = settings
         self.admission = admission  # swapped whole with the plan
         self.routes = Routes(None, {})  # swapped whole with the plan
@@ -65,7 +68,7 @@ class Gateway:
         self.ids = ids
         self.inference = Inference(settings.max_rows)
         self.counters_folder = counters_folder
-        self._now = loop.time
+        self._deadline_ns = int(settings.deadline_s * 1e9)
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
     # --- what the edge asks
@@ -84,7 +87,7 @@ class Gateway:
         if target.is_open:
             exchange.data = (target, None)
             return
-        principal = admission.identify(headers)
+        principal = self._caller(exchange.connection, headers)
         if target.endpoint:
             admission.check_scope(principal, target.verb, target.endpoint)
             self.routes.endpoint(target.endpoint)
@@ -97,6 +100,17 @@ class Gateway:
         if known is None and len(self._targets) < _CACHED_TARGETS and len(exchange.target) <= 256:
             self._targets[exchange.method, exchange.target] = target  # only what an admitted caller asked for
         exchange.data = (target, principal)
+
+    def _caller(self, connection: Connection, headers: dict[bytes, bytes]) -> Principal:
+        """Who calls. The same key on the same connection under the same plan is looked up once."""
+        said = (self.admission, headers.get(b"authorization"), headers.get(b"x-api-key"))
+        memo = connection.memo
+        if memo is not None and memo[0] == said:
+            return memo[1]  # type: ignore[no-any-return]
+        principal = self.admission.identify(headers)
+        if principal.expires_at is None:  # one that expires is looked at each time
+            connection.memo = (said, principal)
+        return principal
 
     def handle(self, exchange: Exchange) -> None:
         """The request is whole."""
@@ -126,10 +140,10 @@ class Gateway:
     def call(self, exchange: Exchange, target: Target, principal: Principal, read: Read, say: Answer) -> None:
         """Start the story of one call."""
         started_ns = time.monotonic_ns()
-        call = Call(exchange, principal, say, self.telemetry, started_ns, self._now() + self.settings.deadline_s)
+        call = Call(exchange, principal, say, self.telemetry, started_ns, started_ns + self._deadline_ns)
         call.request_id = self.ids.new(principal.name, target.endpoint)
         call.reasons = target.reasons
-        call.language = target.language or _language(exchange.headers)
+        call.language = target.language
         call.wants_all = say is native.say_explanation
         self.inference.infer(call, self.routes.endpoint(target.endpoint), target.pin, read)
 
@@ -226,10 +240,6 @@ def _read_query(target: Target, query: str, parts: list[str]) -> None:
             target.reasons = value
         else:
             target.language = value
-
-
-def _language(headers: dict[bytes, bytes]) -> str:
-    return "zh" if headers.get(b"accept-language", b"")[:2].lower() == b"zh" else "en"
 
 
 # --- handlers that need no model

@@ -103,8 +103,26 @@ class Connection(asyncio.Protocol):
     """One client's connection. Reads requests, keeps their order, enforces every limit and deadline."""
 
     __slots__ = (
-        "chunk", "closing", "current", "deadline", "ended", "head_bytes", "head_count", "held", "in_head", "parser",
-        "paused", "problem", "raw_bytes", "server", "slots", "transport", "upgrading", "waiting", "write_deadline",
+        "chunk",
+        "closing",
+        "current",
+        "deadline",
+        "ended",
+        "head_bytes",
+        "head_count",
+        "held",
+        "in_head",
+        "memo",
+        "parser",
+        "paused",
+        "problem",
+        "raw_bytes",
+        "server",
+        "slots",
+        "transport",
+        "upgrading",
+        "waiting",
+        "write_deadline",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -116,6 +134,7 @@ class Connection(asyncio.Protocol):
         self.waiting = 0  # handed to the application, not yet answered
         self.current: Exchange | None = None
         self.in_head = self.upgrading = self.paused = False
+        self.memo: Any = None  # the application's own: who called on this connection last
         self.chunk = 0
         self.ended = False  # a request ended in the bytes at hand: how many are the next one's is not known
         self.head_bytes = self.head_count = self.raw_bytes = 0

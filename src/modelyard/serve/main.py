@@ -34,6 +34,7 @@ from modelyard.serve.routing import Deployment, Route, Routes
 from modelyard.serve.telemetry import Telemetry
 
 HEARTBEAT_S = 0.5
+GC_THRESHOLDS = (20_000, 50, 100)  # requests make and drop objects without cycles: look for cycles seldom
 
 
 class Worker:
@@ -49,7 +50,7 @@ class Worker:
         self.telemetry = Telemetry(self.counters, home.records, number, settings.record_bytes)
         admission = Admission(settings, ServingPlan(revision=0, published_at=0.0), self.rates)
         ids = request_ids(home.keys)
-        self.gateway = Gateway(settings, admission, self.telemetry, ids, home.run / "counters", loop)
+        self.gateway = Gateway(settings, admission, self.telemetry, ids, home.run / "counters")
         self.replicas: dict[str, Replica] = {}  # by artifact digest
         self.state = WorkerState(number, os.getpid())
         self._parent = parent
@@ -68,6 +69,7 @@ class Worker:
         http = HttpServer(self.settings, self.gateway, self.loop)
         server = await self.loop.create_server(http, sock=listener, ssl=_tls(self.settings), backlog=4096)
         gc.collect()
+        gc.set_threshold(*GC_THRESHOLDS)
         gc.freeze()  # what was loaded so far lives on: full collections need not look at it again
         self._report()
         followers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._beat(http))]

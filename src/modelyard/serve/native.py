@@ -125,9 +125,14 @@ def _decided(call: Call, batch: Batch, at: int, row: Matrix) -> Decided:
         raise InvalidInput("this version has no decision")
     if call.reasons != "none" and (contributions := batch.contributions.get(at)) is not None:
         features = deployment.replica.loaded.encoder.features
-        reasons = decision.reasons_for(contributions[:-1], row, features, call.language)
+        language = call.language or _language(call.exchange.headers)
+        reasons = decision.reasons_for(contributions[:-1], row, features, language)
     said = decision.positive if is_positive else decision.negative
     return Decided(said, probability, decision.scale.points_at(probability), reasons)
+
+
+def _language(headers: dict[bytes, bytes]) -> str:
+    return "zh" if headers.get(b"accept-language", b"")[:2].lower() == b"zh" else "en"
 
 
 def _plain(call: Call, batch: Batch, at: int, row: Matrix) -> dict[str, Any]:

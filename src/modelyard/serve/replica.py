@@ -153,13 +153,13 @@ class Replica:
                 _answer([call], batch)
 
     def _still_wanted(self, calls: list[Call]) -> list[Call]:
-        now = self.loop.time()
-        wanted = [call for call in calls if call.deadline > now and call.exchange.connection.transport is not None]
+        now = time.monotonic_ns()
+        wanted = [call for call in calls if call.deadline_ns > now and call.exchange.connection.transport is not None]
         if len(wanted) < len(calls):
             for call in calls:
                 if call.exchange.is_gone:
                     self.cells[self._left] += 1
-                elif call.deadline <= now:
+                elif call.deadline_ns <= now:
                     self.cells[self._late] += 1
                     call.answer(DeadlineExceeded("the deadline passed while the call waited; it was not computed"))
         return wanted
