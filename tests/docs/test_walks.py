@@ -48,8 +48,7 @@ def test_every_name_is_in_one_of_the_files() -> None:
 
 STOPS = [
     ("serve/http.py", "Connection.on_headers_complete", "server.app.admit("),
-    ("serve/gateway.py", "Gateway.admit", "self._caller("),
-    ("serve/gateway.py", "Gateway._caller", "admission.identify("),
+    ("serve/gateway.py", "Gateway.admit", "admission.identify("),
     ("serve/http.py", "Connection._hand_over", "server.app.handle("),
     ("serve/gateway.py", "_predict", "native.read_rows, native.say_prediction"),
     ("serve/gateway.py", "Gateway.call", "inference.infer("),

@@ -17,7 +17,7 @@ from modelyard.serve import native, v2
 from modelyard.serve.admission import Admission, Principal
 from modelyard.serve.call import Answer, Call
 from modelyard.serve.counters import exposition
-from modelyard.serve.http import Connection, Exchange
+from modelyard.serve.http import Exchange
 from modelyard.serve.inference import Inference, Read
 from modelyard.serve.log import log
 from modelyard.serve.problems import UnsupportedMedia, WrongMethod, problem, status_of
@@ -76,6 +76,12 @@ class Gateway:
     def admit(self, exchange: Exchange) -> None:
         """Stop 1 of the walk. Raises the error that refuses the request before a byte of its body is parsed."""
         admission, headers = self.admission, exchange.headers
+        memo = exchange.connection.memo
+        if memo is not None and memo[0] is headers and memo[1] is admission and memo[2] is self.routes:
+            target, principal = exchange.data = memo[3]  # a head seen before, under the same plan
+            if principal.quota is not None and target.asks_a_model:
+                principal.quota.charge(1)
+            return
         admission.check_host(headers)
         if b"origin" in headers:
             exchange.extra = admission.check_origin(headers)
@@ -87,7 +93,7 @@ class Gateway:
         if target.is_open:
             exchange.data = (target, None)
             return
-        principal = self._caller(exchange.connection, headers)
+        principal = admission.identify(headers)
         if target.endpoint:
             admission.check_scope(principal, target.verb, target.endpoint)
             self.routes.endpoint(target.endpoint)
@@ -100,17 +106,8 @@ class Gateway:
         if known is None and len(self._targets) < _CACHED_TARGETS and len(exchange.target) <= 256:
             self._targets[exchange.method, exchange.target] = target  # only what an admitted caller asked for
         exchange.data = (target, principal)
-
-    def _caller(self, connection: Connection, headers: dict[bytes, bytes]) -> Principal:
-        """Who calls. The same key on the same connection under the same plan is looked up once."""
-        said = (self.admission, headers.get(b"authorization"), headers.get(b"x-api-key"))
-        memo = connection.memo
-        if memo is not None and memo[0] == said:
-            return memo[1]  # type: ignore[no-any-return]
-        principal = self.admission.identify(headers)
-        if principal.expires_at is None:  # one that expires is looked at each time
-            connection.memo = (said, principal)
-        return principal
+        if not exchange.extra and principal.expires_at is None:  # a key that expires is looked at each time
+            exchange.connection.memo = (headers, admission, self.routes, exchange.data)
 
     def handle(self, exchange: Exchange) -> None:
         """The request is whole."""

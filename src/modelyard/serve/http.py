@@ -8,6 +8,7 @@ The parser is llhttp (through httptools); what it lets through and we do not is 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
@@ -21,12 +22,14 @@ from modelyard.contract.settings import Settings
 DISCARD_BYTES = 64 * 1024  # a refused request's body up to this size is read and dropped, so the connection lives on
 LINGER_S = 1.0  # how long a closing connection still reads, so that a reset does not destroy the last answer
 SWEEP_S = 0.25  # how exact deadlines of connections are
+HEAD_TRIES = 4  # heads of one connection that are looked at for a common one
 NEVER = float("inf")
 
 _SINGLE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"x-api-key", b"expect")
 )
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,7})(?=[ \t]*\r)", re.IGNORECASE)
 JSON = b"application/json"
 
 
@@ -99,6 +102,17 @@ class Exchange:
         connection.flush()
 
 
+class KnownHead:
+    """The head of an ordinary POST, cut where the digits of its length stand."""
+
+    __slots__ = ("after", "before", "headers", "max_body", "target")
+
+    def __init__(self, before: bytes, after: bytes, exchange: Exchange) -> None:
+        self.before, self.after = before, after
+        self.target, self.headers = exchange.target, exchange.headers
+        self.max_body = exchange.connection.server.settings.max_body_bytes
+
+
 class Connection(asyncio.Protocol):
     """One client's connection. Reads requests, keeps their order, enforces every limit and deadline."""
 
@@ -108,10 +122,12 @@ class Connection(asyncio.Protocol):
         "current",
         "deadline",
         "ended",
+        "fresh",
         "head_bytes",
         "head_count",
         "held",
         "in_head",
+        "known",
         "memo",
         "parser",
         "paused",
@@ -120,6 +136,7 @@ class Connection(asyncio.Protocol):
         "server",
         "slots",
         "transport",
+        "tries",
         "upgrading",
         "waiting",
         "write_deadline",
@@ -134,7 +151,10 @@ class Connection(asyncio.Protocol):
         self.waiting = 0  # handed to the application, not yet answered
         self.current: Exchange | None = None
         self.in_head = self.upgrading = self.paused = False
-        self.memo: Any = None  # the application's own: who called on this connection last
+        self.memo: Any = None  # the application's own: what it found out about the head that came last
+        self.known: KnownHead | None = None
+        self.tries = 0
+        self.fresh: bytes | None = None  # the bytes at hand, when a request begins with them
         self.chunk = 0
         self.ended = False  # a request ended in the bytes at hand: how many are the next one's is not known
         self.head_bytes = self.head_count = self.raw_bytes = 0
@@ -161,6 +181,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return
+        at_rest = self.current is None and not self.slots
+        if at_rest and self.known is not None and self._repeats(data, self.known):
+            return
+        self.fresh = data if at_rest else None
         in_body = self.current is not None and not self.in_head
         self.chunk = len(data)
         self.ended = False
@@ -287,6 +311,9 @@ class Connection(asyncio.Protocol):
         if not exchange.keep_alive:
             self.closing = True
         self.deadline = NEVER
+        if self.fresh is not None and self.tries < HEAD_TRIES:
+            self._remember(exchange, self.fresh)
+        self.fresh = None
         if exchange.refused:
             self.flush()
         elif self.waiting >= self.server.settings.max_outstanding:
@@ -308,6 +335,45 @@ class Connection(asyncio.Protocol):
             self.upgrading = False
         if rest:
             self.data_received(rest)
+
+    # --- heads seen before
+
+    def _remember(self, exchange: Exchange, data: bytes) -> None:
+        """Keep the head of an ordinary POST that began where `data` begins: callers send it again and again."""
+        self.tries += 1
+        if exchange.refused or exchange.expects or not exchange.keep_alive or exchange.method != b"POST":
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        length = _LENGTH.search(data, 0, end)
+        if exchange.length and length is not None and data[:4] == b"POST":
+            self.known = KnownHead(data[: length.start(1)], data[length.end(1) : end], exchange)
+
+    def _repeats(self, data: bytes, known: KnownHead) -> bool:
+        """Handle one whole request whose head is, but for the length, byte for byte one that was parsed and admitted.
+
+        The same bytes mean the same: only admission is asked again. Anything else goes to the parser.
+        """
+        start = len(known.before)
+        end = data.find(b"\r", start, start + 8)
+        if end < 0 or not data.startswith(known.before) or not data.startswith(known.after, end):
+            return False
+        body = end + len(known.after)
+        digits = data[start:end]
+        if not digits.isdigit() or len(data) != body + int(digits) or not 0 < len(data) - body <= known.max_body:
+            return False
+        exchange = Exchange(self)
+        exchange.method, exchange.target, exchange.headers = b"POST", known.target, known.headers
+        exchange.body, exchange.keep_alive = data[body:], True
+        self.slots.append(exchange)
+        self.deadline = NEVER
+        try:
+            self.server.app.admit(exchange)
+        except ModelyardError as error:
+            exchange.refused = True
+            self.server.app.refuse(exchange, error)
+        else:
+            self._hand_over(exchange)
+        return True
 
     # --- between the two
 
