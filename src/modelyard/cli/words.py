@@ -75,6 +75,19 @@ WORDS: dict[str, tuple[str, str]] = {
     "kind": ("kind", "类型"),
     "role": ("role", "用途"),
     "rules": ("rules", "规则"),
+    # quality
+    "quality_rows": (
+        "{rows} rows, {columns} columns, {duplicates} duplicate rows",
+        "{rows} 行，{columns} 列，{duplicates} 个重复行",
+    ),
+    "quality_classes": ("{target}: {shares}; {missing} missing", "{target}：{shares}；缺失 {missing}"),
+    "quality_column": ("column", "列"),
+    "quality_kind": ("kind", "类型"),
+    "quality_missing": ("missing", "缺失"),
+    "quality_distinct": ("distinct", "不同取值"),
+    "quality_outliers_z": ("outliers (robust z)", "异常值（稳健 z）"),
+    "quality_outliers_iqr": ("outliers (IQR)", "异常值（IQR）"),
+    "quality_remarks": ("remarks", "备注"),
     # deploy
     "deployed": (
         "endpoint {endpoint} answers with {model} version {version}",
