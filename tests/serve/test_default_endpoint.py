@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kit.gateway import Gateway, gateway, plan
-from kit.versions import CONTRACT, store
+from kit.versions import CONTRACT, expected, store
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedKey
@@ -56,3 +56,18 @@ def test_feedback_is_counted(running: Gateway) -> None:
     asked = running.post("/loans", CONTRACT.example).json()["request_id"]
     assert running.post("/loans/feedback", {"request_id": asked, "truth": "good"}).status_code == 202
     assert "modelyard_feedback_total 1.0" in running.get("/metrics").text
+
+
+def test_v2_drops_tensors_of_columns_that_no_model_sees(running: Gateway) -> None:
+    kinds = {"integer": "INT64", "number": "FP64", "category": "BYTES", "boolean": "BOOL"}
+    columns = {column.name: column for column in CONTRACT.columns}
+    row = CONTRACT.example | {"sex": "f"}
+    inputs = [
+        {"name": name, "shape": [1], "datatype": kinds[columns[name].kind], "data": [value]}
+        for name, value in row.items()
+    ]
+    answer = running.post("/v2/models/loans/infer", {"inputs": inputs})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == [pytest.approx(expected(CONTRACT.example), abs=1e-6)]
+    only = running.post("/v2/models/loans/infer", {"inputs": [one for one in inputs if one["name"] == "sex"]})
+    assert only.status_code == 400

@@ -36,7 +36,7 @@ class Encoder:
         self.contract = contract
         self.features = contract.features
         self.names = tuple(column.name for column in self.features)
-        self._known = frozenset(column.name for column in contract.columns)
+        self.known = frozenset(column.name for column in contract.columns)
         row: Any = _row_type(contract)
         self._decode = None if row is None else msgspec.json.Decoder(row | list[row]).decode
         self._flatten = _row_function(self.features)
@@ -68,7 +68,7 @@ class Encoder:
         for index, row in enumerate(rows):
             if not isinstance(row, Mapping):
                 violations.append(Violation("type", "a row is an object of columns", row=index))
-            elif unknown := [key for key in row if key not in self._known]:
+            elif unknown := [key for key in row if key not in self.known]:
                 # A caller's key may itself be data: name it only if it looks like a column name.
                 violations += [
                     Violation("unknown", "is not a column of this endpoint", _shown(key), index) for key in unknown

@@ -103,10 +103,16 @@ def read_infer(call: Call, max_rows: int) -> None:
 
 
 def _check_names(arrays: dict[str, np.ndarray], deployment: Deployment) -> None:
-    """Every tensor is one of the signature's and of its kind, and none that is required is missing."""
+    """Every tensor is one of the signature's and of its kind, and none that is required is missing.
+
+    Tensors of columns that no model sees are dropped, as plain JSON drops such columns.
+    """
     loaded = deployment.replica.loaded
     specs = {spec.name: spec for spec in loaded.manifest.signature.inputs}
-    for name, values in arrays.items():
+    for name, values in list(arrays.items()):
+        if name not in specs and name in loaded.encoder.known:
+            del arrays[name]
+            continue
         if name not in specs:
             raise InvalidInput(f"unexpected inference input '{name[:64]}' for model '{deployment.endpoint}'")
         _check_kind(specs[name], values)
