@@ -59,7 +59,7 @@ STOPS = [
     ("runtimes/version.py", "LoadedVersion.predict", "runtime.predict("),
     ("serve/call.py", "Call.answer", "self.say("),
     ("serve/native.py", "say_prediction", "exchange.respond("),
-    ("serve/http.py", "Exchange.respond", "connection.flush("),
+    ("serve/exchange.py", "Exchange.respond", "connection.flush("),
     ("serve/call.py", "Call.answer", "telemetry.note("),
 ]
 

@@ -11,7 +11,7 @@ from modelyard.contract.tensor import Matrix, Tensors
 
 if TYPE_CHECKING:
     from modelyard.serve.admission import Principal
-    from modelyard.serve.http import Exchange
+    from modelyard.serve.exchange import Exchange
     from modelyard.serve.routing import Deployment
     from modelyard.serve.telemetry import Telemetry
 

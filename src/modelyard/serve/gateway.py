@@ -17,7 +17,7 @@ from modelyard.serve import native, v2
 from modelyard.serve.admission import Admission, Principal
 from modelyard.serve.call import Answer, Call
 from modelyard.serve.counters import exposition
-from modelyard.serve.http import Exchange
+from modelyard.serve.exchange import Exchange
 from modelyard.serve.inference import Inference, Read
 from modelyard.serve.log import log
 from modelyard.serve.problems import UnsupportedMedia, WrongMethod, problem, status_of

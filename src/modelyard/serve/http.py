@@ -11,13 +11,13 @@ import asyncio
 import re
 from collections import deque
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, Protocol
 
 import httptools
 
 from modelyard.contract.errors import InvalidInput, ModelyardError, Overloaded, TooLarge
 from modelyard.contract.settings import Settings
+from modelyard.serve.exchange import Exchange, common_head
 
 DISCARD_BYTES = 64 * 1024  # a refused request's body up to this size is read and dropped, so the connection lives on
 LINGER_S = 1.0  # how long a closing connection still reads, so that a reset does not destroy the last answer
@@ -28,9 +28,7 @@ NEVER = float("inf")
 _SINGLE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"x-api-key", b"expect")
 )
-_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,7})(?=[ \t]*\r)", re.IGNORECASE)
-JSON = b"application/json"
 
 
 class Application(Protocol):
@@ -49,59 +47,6 @@ class Application(Protocol):
         """Log a fault of ours and return what callers may know of it."""
 
 
-class Exchange:
-    """One request, and the place that its answer has in the connection's order."""
-
-    __slots__ = (
-        "answered", "body", "connection", "data", "expects", "extra", "headers", "keep_alive", "length", "method",
-        "refused", "response", "target",
-    )  # fmt: skip
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.method = b""
-        self.target = b""
-        self.headers: dict[bytes, bytes] = {}  # names in lower case
-        self.body: bytes | bytearray = b""
-        self.length: int | None = None
-        self.keep_alive = False  # until the whole request is read
-        self.refused = False
-        self.expects = False
-        self.answered = False
-        self.response: bytes | None = None
-        self.extra = b""  # header lines that the answer carries whatever it is, such as CORS
-        self.data: Any = None  # the application's own
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self.connection.transport is None
-
-    def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: bytes = b"") -> None:
-        """Answer once; a second answer is ignored. `headers`: further lines, each ending with CRLF."""
-        if self.answered:
-            return
-        self.answered = True
-        connection = self.connection
-        slots = connection.slots
-        if not self.keep_alive or (connection.server.draining and (not slots or slots[-1] is self)):
-            self.keep_alive = False  # while draining, the last answer ends the connection, not one before it
-            headers += b"connection: close\r\n"
-        if status == 204:
-            self.response = b"%b%b%b\r\n" % (_LINES[204], connection.server.date, headers + self.extra)
-            connection.flush()
-            return
-        if status == 200 and content_type is JSON and not headers and not self.extra and self.method == b"POST":
-            self.response = b"%b%d\r\n\r\n%b" % (connection.server.ok, len(body), body)
-            connection.flush()
-            return
-        self.response = b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
-            _LINES[status], content_type, len(body), connection.server.date, headers + self.extra,
-            b"" if self.method == b"HEAD" else body,
-        )  # fmt: skip
-        connection.flush()
-
-
 class KnownHead:
     """The head of an ordinary POST, cut where the digits of its length stand."""
 
@@ -117,29 +62,9 @@ class Connection(asyncio.Protocol):
     """One client's connection. Reads requests, keeps their order, enforces every limit and deadline."""
 
     __slots__ = (
-        "chunk",
-        "closing",
-        "current",
-        "deadline",
-        "ended",
-        "fresh",
-        "head_bytes",
-        "head_count",
-        "held",
-        "in_head",
-        "known",
-        "memo",
-        "parser",
-        "paused",
-        "problem",
-        "raw_bytes",
-        "server",
-        "slots",
-        "transport",
-        "tries",
-        "upgrading",
-        "waiting",
-        "write_deadline",
+        "chunk", "closing", "current", "deadline", "ended", "fresh", "head_bytes", "head_count", "held", "in_head",
+        "known", "memo", "parser", "paused", "problem", "raw_bytes", "server", "slots", "transport", "tries",
+        "upgrading", "waiting", "write_deadline",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -527,7 +452,7 @@ class HttpServer:
     def _sweep(self) -> None:
         now = self.now()
         self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
-        self.ok = b"%bcontent-type: %b\r\n%bcontent-length: " % (_LINES[200], JSON, self.date)  # of most answers
+        self.ok = common_head(self.date)
         for connection in [c for c in self.connections if c.deadline < now or c.write_deadline < now]:
             connection.expire(now)
         self.loop.call_later(SWEEP_S, self._sweep)
