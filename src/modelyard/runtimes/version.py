@@ -17,6 +17,7 @@ from modelyard.contract.features import Column
 from modelyard.contract.tensor import Matrix, Tensors
 from modelyard.runtimes.catalogue import open_runtime
 
+WARM_S = 0.5  # what measuring a version may take, the last call not counted
 WARM_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -55,9 +56,13 @@ class LoadedVersion:
         return self.runtime.contributions({"rows": self.encoder.finish(matrix)})
 
     def warm(self, sizes: Sequence[int] = WARM_SIZES, rounds: int = 9) -> dict[int, float]:
-        """Call the model before traffic does; return seconds for each batch size (the best of `rounds`)."""
+        """Call the model before traffic does; return seconds for each batch size (the best of `rounds`).
+
+        A slow model is measured up to the size at which `WARM_S` is spent: nobody waits longer for its deployment.
+        """
         rows = self.varied_rows(max(sizes))
         curve: dict[int, float] = {}
+        until = time.perf_counter() + WARM_S
         for size in sizes:
             batch = rows[:size]
             best = float("inf")
@@ -65,7 +70,11 @@ class LoadedVersion:
                 start = time.perf_counter()
                 self.predict(batch)
                 best = min(best, time.perf_counter() - start)
+                if time.perf_counter() > until:
+                    break
             curve[size] = best
+            if time.perf_counter() > until:
+                break
         return curve
 
     def explain_cost(self, rows: int = 8, rounds: int = 3) -> float:

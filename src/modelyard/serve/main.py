@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from modelyard.artifacts.store import Shelf
-from modelyard.contract.errors import InvalidInput
+from modelyard.contract.errors import InvalidInput, ModelyardError
 from modelyard.contract.home import Home
 from modelyard.contract.plan import ServingPlan, WorkerState
 from modelyard.contract.settings import Settings
@@ -115,17 +115,33 @@ class Worker:
             await self.apply(plan)
 
     async def _follow_plan(self) -> None:
+        """One plan after the other; but the keys of a newer one count at once, also while an older one still loads."""
+        moving: asyncio.Task[None] | None = None
+        waiting: ServingPlan | None = None
         while True:
             await asyncio.sleep(POLL_S)
-            try:
-                plan = self.plans.changed()
-            except (InvalidInput, OSError) as error:
-                log.error("plan ignored", reason=str(error))
-                self.state = msgspec.structs.replace(self.state, reason=str(error)[:500])
-                self._report()
-                continue
-            if plan is not None:
-                await self.apply(plan)
+            is_moving = moving is not None and not moving.done()
+            if (plan := self._newer_plan()) is not None:
+                waiting = plan
+                if is_moving:
+                    self._admit_early(plan)
+            if waiting is not None and not is_moving:
+                moving, waiting = self.loop.create_task(self.apply(waiting)), None
+
+    def _newer_plan(self) -> ServingPlan | None:
+        try:
+            return self.plans.changed()
+        except (InvalidInput, OSError) as error:
+            log.error("plan ignored", reason=str(error))
+            self.state = msgspec.structs.replace(self.state, reason=str(error)[:500])
+            self._report()
+            return None
+
+    def _admit_early(self, plan: ServingPlan) -> None:
+        try:
+            self.gateway.admission = Admission(self.settings, plan, self.rates)
+        except (ModelyardError, ValueError) as error:  # `apply` refuses the plan when its turn comes
+            log.error("keys ignored", revision=plan.revision, reason=str(error))
 
     async def _load(self, digest: str, plan: ServingPlan) -> Replica:
         name = next(e.model for e in plan.endpoints for p in e.versions if p.digest == digest)
