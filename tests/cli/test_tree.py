@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,15 @@ def test_one_that_never_comes_up_is_an_error_with_the_end_of_its_log(
     assert not any(child.is_running for child in tree.children)
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Whatever runs the tests in the background has Ctrl-C ignored, and a tree heeds that, as under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_signal_ends_the_watch_and_a_second_one_the_patience(tmp_path: Path) -> None:
     tree, _ = tree_of(tmp_path, drain_s=600.0, one=STUBBORN)
     (child,) = tree.children
