@@ -37,6 +37,7 @@ class Desk:
             "MODELYARD_HOME": str(self.home),
             "MODELYARD_GATEWAY_PORT": str(self.gateway_port),
             "MODELYARD_CONTROL_PORT": str(self.control_port),
+            "MODELYARD_GRPC_PORT": "0",
             "MODELYARD_WORKERS": "1",
             "LANG": "C.UTF-8",
         }

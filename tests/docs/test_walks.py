@@ -55,7 +55,7 @@ STOPS = [
     ("serve/inference.py", "Inference.infer", "replica.submit("),
     ("serve/native.py", "read_rows", "encoder.decode_json("),
     ("serve/replica.py", "Replica._turn", "take_turn("),
-    ("serve/replica.py", "Replica._compute", "loaded.predict("),
+    ("serve/replica.py", "Replica.compute", "loaded.predict("),
     ("runtimes/version.py", "LoadedVersion.predict", "runtime.predict("),
     ("serve/call.py", "Call.answer", "self.say("),
     ("serve/native.py", "say_prediction", "exchange.respond("),

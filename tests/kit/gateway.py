@@ -132,6 +132,7 @@ def gateway(root: Path, first: ServingPlan | None = None, **settings: object) ->
         publish(home, first)
     environment = {name: text for name, text in os.environ.items() if not name.startswith("MODELYARD_")}
     environment |= {"MODELYARD_HOME": str(root), "MODELYARD_GATEWAY_PORT": "0", "MODELYARD_WORKERS": "2"}
+    environment["MODELYARD_GRPC_PORT"] = "0"
     environment |= {f"MODELYARD_{name.upper()}": str(value) for name, value in settings.items()}
     log = root / "gateway.log"
     with open(log, "wb") as output:

@@ -18,6 +18,8 @@ class Waiting:
     owner: str
     rows: int
     number: int
+    group: object = None
+    priority: int = 5
 
 
 QUEUES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 8)), max_size=30).map(
@@ -31,7 +33,11 @@ def test_a_turn_loses_and_doubles_nobody(waiting: list[Waiting], max_rows: int) 
     batch, rest = take_turn(waiting, max_rows)
     numbers = [call.number for call in batch + rest]
     assert sorted(numbers) == [call.number for call in waiting]
-    assert [call.number for call in rest] == sorted(call.number for call in rest), "who waits keeps his place"
+    for owner in "abc":
+        mine = [call.number for call in rest if call.owner == owner]
+        assert mine == sorted(mine), "an owner's calls keep their order"
+    served = {call.owner for call in batch}
+    assert [call.owner in served for call in rest] == sorted(call.owner in served for call in rest), "others go first"
     assert bool(batch) is bool(waiting), "every turn gets on"
     rows = sum(call.rows for call in batch)
     assert rows <= max_rows or len(batch) == 1, "only a call that is larger goes above, and goes alone"
@@ -127,3 +133,31 @@ def test_cost_counts_whole_chunks_and_the_rest(curve: dict[int, float], rows: in
 )
 def test_inline_rows_by_example(curve: dict[int, float], budget: float, rows: int) -> None:
     assert inline_rows(curve, budget) == rows
+
+
+GROUPED = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 8), st.sampled_from("xy")), max_size=30).map(
+    lambda calls: [Waiting(owner, rows, number, group) for number, (owner, rows, group) in enumerate(calls)]
+)
+
+
+@given(GROUPED, st.integers(1, 20))
+def test_only_equal_groups_are_joined_and_everybody_gets_his_turn(waiting: list[Waiting], max_rows: int) -> None:
+    left, served = waiting, []
+    while left:
+        batch, left = take_turn(left, max_rows)
+        assert len({call.group for call in batch}) == 1
+        served += batch
+    assert sorted(call.number for call in served) == [call.number for call in waiting]
+
+
+def test_urgent_calls_go_before_their_owners_others_and_before_nobody_elses() -> None:
+    mine = [Waiting("mine", 1, number) for number in range(3)] + [Waiting("mine", 1, 3, priority=1)]
+    theirs = [Waiting("theirs", 1, 4)]
+    batch, _ = take_turn(mine + theirs, 2)
+    assert sorted(call.number for call in batch) == [3, 4]
+
+
+def test_an_owner_without_room_in_one_turn_is_first_in_the_next() -> None:
+    parts = [Waiting("bulk", 8, number) for number in range(5)]
+    _, rest = take_turn([*parts, Waiting("small", 1, 9)], 8)
+    assert rest[0].owner == "small"

@@ -32,6 +32,14 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     packages: dict[str, str] = {}  # name -> version, of what computed it
 
 
+class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's own class: named, never carried. It is installed where it serves, and runs in model workers only."""
+
+    entry: str  # package.module:Class
+    distribution: str = ""  # name==version of what it was installed with, if anything
+    digest: str = ""  # SHA-256 of the module's source at registration
+
+
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The proof that the packaged model answers as the original did."""
 
@@ -50,8 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     model: str
     task: Task
-    framework: str  # lightgbm, logistic, scorecard, sklearn, xgboost, onnx
-    runtime: str  # the runtime that serves it; onnx
+    framework: str  # lightgbm, logistic, scorecard, sklearn, xgboost, onnx, python
+    runtime: str  # the runtime that serves it: onnx, text, lightgbm, xgboost, sklearn, python
     created_at: str  # ISO 8601, UTC
     files: dict[str, FileEntry]
     signature: Signature
@@ -61,3 +69,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     parity: Parity | None = None
     lineage: Lineage = Lineage()
     row_cost_us: float | None = None  # measured where it was packaged; indicative
+    independent_rows: bool = True  # measured: a row's answer does not depend on its neighbours, so calls may be joined
+    trusted: bool = False  # holds or names code that was trusted at registration: a pickle, a user's own class
+    code: Code | None = None
+
+    def __post_init__(self) -> None:
+        if (self.signature.layout == "tensors") != (not self.contract.columns):
+            raise ValueError("a version has a contract with columns, or the layout 'tensors'; not both, not neither")

@@ -82,7 +82,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All columns in matrix order, the target, and one row that works as posted."""
+    """All columns in matrix order, the target, and one row that works as posted. No columns: a version of tensors."""
 
     columns: tuple[Column, ...]
     target: Target | None = None
@@ -92,7 +92,7 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         names = [column.name for column in self.columns]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"columns appear twice: {doubled}")
-        if not self.features:
+        if self.columns and not self.features:
             raise ValueError("a contract needs at least one feature column")
 
     @property

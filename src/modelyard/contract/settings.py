@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     home: str = ".modelyard"
     host: str = "127.0.0.1"  # gateway and control listen here; another than loopback needs require_keys
     gateway_port: int = 8000
+    grpc_port: int = 8001
     control_port: int = 8080
     workers: int = 0  # gateway processes; 0: as many as there are cores
     require_keys: bool = False  # off only on loopback: an address that others can reach is refused without keys
@@ -35,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_certificate: str = ""  # PEM files; both or neither
     tls_key: str = ""
     max_body_bytes: int = 8 * 1024 * 1024
+    max_inflated_bytes: int = 8 * 1024 * 1024  # a compressed body, once inflated
+    bulk_bytes: int = 64 * 1024  # larger bodies are answered by the bulk worker, so that they hold nobody up
     max_header_bytes: int = 16 * 1024  # request line and headers together
     max_headers: int = 100
     max_rows: int = 10_000  # rows in one call
@@ -46,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_timeout_s: float = 75.0
     write_timeout_s: float = 30.0  # for a reader that does not read
     deadline_s: float = 30.0  # from the whole request to its answer
+    model_workers: int = 0  # processes for each version that needs its own; 0: as many as workers, 1 if it is large
     drain_s: float = 20.0  # how long a stopping worker finishes what it holds
     record_bytes: int = 256 * 1024 * 1024  # prediction records kept on disk by each worker; the oldest go first
     log_level: str = "info"
@@ -55,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name in (
             "max_body_bytes",
+            "max_inflated_bytes",
+            "bulk_bytes",
             "max_header_bytes",
             "max_headers",
             "max_rows",
@@ -76,7 +82,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("language is en or zh, or empty for the terminal's")
         if self.workers < 0 or self.workers > 256:
             raise ValueError("workers lies between 0 (as many as cores) and 256")
-        if not all(0 <= port < 65536 for port in (self.gateway_port, self.control_port)):
+        if not 0 <= self.model_workers <= 64:
+            raise ValueError("model_workers lies between 0 (as many as workers) and 64")
+        if not all(0 <= port < 65536 for port in (self.gateway_port, self.grpc_port, self.control_port)):
             raise ValueError("a port lies between 0 and 65535")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("tls_certificate and tls_key are set together")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tensor: V2 datatype, and a shape in which -1 is the number of rows."""
+    """One tensor: V2 datatype and shape. A first -1 is the number of rows; a further one is free, as a text's length."""
 
     name: str
     datatype: str
@@ -16,10 +18,11 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What goes in and what comes out.
 
-    `layout` says how a caller's tensors become the one matrix that the contract makes:
-    `columns` = one tensor for each column; `matrix` = one tensor that already is the matrix.
+    `layout` says how a caller's tensors become what the runtime takes. A table's version takes the one matrix that the
+    contract makes: from `columns`, one tensor for each column, or from a `matrix`, one tensor that already is it.
+    `tensors` go to the runtime as they are; such a version has a contract without columns.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    layout: str = "columns"
+    layout: Literal["columns", "matrix", "tensors"] = "columns"

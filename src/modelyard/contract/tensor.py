@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 # One batch on its way in or out of a model: tensor name -> array, first axis = rows.
 Tensors = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]
+Inputs = Matrix | Tensors  # of a table's version; of a version that takes tensors
 
 # V2 datatype -> numpy dtype. BYTES is an array of Python str objects.
 NUMPY_TYPES: dict[str, np.dtype] = {
@@ -44,3 +46,25 @@ def element_count(shape: list[int] | tuple[int, ...]) -> int:
     for dimension in shape:
         count *= dimension
     return count
+
+
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """Rows of several callers, one after the other. All parts have one set of names, datatypes and trailing shapes."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, dict):
+        return {name: np.concatenate([part[name] for part in parts]) for name in first}  # type: ignore[call-overload]
+    return np.concatenate(parts)  # type: ignore[arg-type]
+
+
+def row_slice(inputs: Inputs, start: int, stop: int) -> Inputs:
+    """Rows `start` to `stop`, as views."""
+    if isinstance(inputs, dict):
+        return {name: values[start:stop] for name, values in inputs.items()}
+    return inputs[start:stop]
+
+
+def shapes_of(tensors: Tensors) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """What must be equal for two callers' tensors to be joined: names, types and trailing shapes."""
+    return tuple(sorted((name, values.dtype.str, values.shape[1:]) for name, values in tensors.items()))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from modelyard.artifacts.manifest import Manifest
 from modelyard.artifacts.store import Artifact
 from modelyard.contract.errors import InvalidInput
 from modelyard.runtimes.base import Runtime
+
+IN_WORKERS = frozenset(("lightgbm", "python", "sklearn", "xgboost"))
+
+
+def needs_worker(manifest: Manifest) -> bool:
+    """Whether this version lives in model workers: its runtime holds the interpreter, or runs trusted code."""
+    return manifest.runtime in IN_WORKERS
 
 
 def open_runtime(artifact: Artifact, threads: int = 1) -> Runtime:
@@ -13,6 +21,26 @@ def open_runtime(artifact: Artifact, threads: int = 1) -> Runtime:
         from modelyard.runtimes.onnx import OnnxRuntime
 
         return OnnxRuntime(artifact, threads)
+    if artifact.manifest.runtime == "text":
+        from modelyard.runtimes.text import TextRuntime
+
+        return TextRuntime(artifact, threads)
+    if artifact.manifest.runtime == "lightgbm":
+        from modelyard.runtimes.lightgbm import LightGbmRuntime
+
+        return LightGbmRuntime(artifact, threads)
+    if artifact.manifest.runtime == "xgboost":
+        from modelyard.runtimes.xgboost import XgboostRuntime
+
+        return XgboostRuntime(artifact, threads)
+    if artifact.manifest.runtime == "sklearn":
+        from modelyard.runtimes.sklearn import SklearnRuntime
+
+        return SklearnRuntime(artifact, threads)
+    if artifact.manifest.runtime == "python":
+        from modelyard.runtimes.python import PythonRuntime
+
+        return PythonRuntime(artifact, threads)
     raise InvalidInput(
         f"artifact {artifact.digest[:12]} asks for runtime {artifact.manifest.runtime!r}, which is unknown"
     )

@@ -39,7 +39,8 @@ class OnnxRuntime:
         self._session = ort.InferenceSession(
             str(artifact.path("model.onnx")), options, providers=["CPUExecutionProvider"]
         )
-        self._feed = _feed(self._session, artifact.manifest.contract.features)
+        is_table = artifact.manifest.signature.layout != "tensors"
+        self._feed = _feed(self._session, artifact.manifest.contract.features) if is_table else None
         names = [output.name for output in self._session.get_outputs()]
         self._explains = "contributions" in names
         self._outputs = [name for name in names if name != "contributions"]
@@ -51,11 +52,13 @@ class OnnxRuntime:
 
     def predict(self, inputs: Tensors) -> Tensors:
         """Every output of the graph but its explanation; see `Runtime.predict`."""
-        values = self._session.run(self._outputs, self._feed(inputs["rows"]))
+        values = self._session.run(self._outputs, inputs if self._feed is None else self._feed(inputs["rows"]))
         return dict(zip(self._outputs, values, strict=True))
 
     def contributions(self, inputs: Tensors) -> Matrix | None:
         """See `Runtime.contributions`."""
+        if self._feed is None:
+            return None
         if self._explains:
             answer: Matrix = self._session.run(["contributions"], self._feed(inputs["rows"]))[0]
             return answer

@@ -1,4 +1,4 @@
-"""A loaded version: its artifact, its encoder, its runtime and its decision, as one thing that answers matrices.
+"""A loaded version: its artifact, its encoder, its runtime and its decision, as one thing that answers batches.
 
 The gateway and `modelyard.load` both answer through this class, so they cannot disagree.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelyard.artifacts.store import Artifact
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import ModelFailed
 from modelyard.contract.features import Column
-from modelyard.contract.tensor import Matrix, Tensors
+from modelyard.contract.signature import TensorSpec
+from modelyard.contract.tensor import NUMPY_TYPES, Inputs, Matrix, Tensors, joined
 from modelyard.runtimes.catalogue import open_runtime
 
 WARM_S = 0.5  # what measuring a version may take, the last call not counted
 WARM_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+FREE_DIMENSION = 16  # of tensors that are made up to measure with
 
 
 def _span(column: Column) -> tuple[float, float]:
@@ -33,26 +37,54 @@ def _span(column: Column) -> tuple[float, float]:
     return middle - 1.0, middle + 1.0
 
 
+def _made_up(spec: TensorSpec, count: int, random: np.random.Generator) -> NDArray[Any]:
+    first, *rest = spec.shape
+    shape = [count if first < 0 else first, *(FREE_DIMENSION if size < 0 else size for size in rest)]
+    dtype = NUMPY_TYPES[spec.datatype]
+    if dtype.kind == "O":
+        return np.full(shape, "text", dtype=object)
+    if dtype.kind in "iub":
+        return random.integers(0, 2, shape).astype(dtype)  # small enough for whatever the numbers stand for
+    return random.normal(size=shape).astype(dtype)
+
+
 class LoadedVersion:
-    """One version in memory. `predict` and `explain` take raw contract matrices; cleaning happens inside."""
+    """One version in memory. A table's takes raw contract matrices (cleaning happens inside), others their tensors."""
 
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.encoder = Encoder(artifact.manifest.contract)
         self.decision = artifact.manifest.decision
+        self.is_table = artifact.manifest.signature.layout != "tensors"
         self.runtime = open_runtime(artifact, threads)
 
-    def predict(self, matrix: Matrix) -> Tensors:
-        """Answer a batch, float32[n, features]; outputs have n rows each, or ModelFailed says that they have not."""
-        outputs = self.runtime.predict({"rows": self.encoder.finish(matrix)})
+    def predict(self, inputs: Inputs) -> Tensors:
+        """Answer a batch: float32[n, features], or tensors whose first axis is n where rows are independent.
+
+        Every output has n rows, or ModelFailed says that it has not.
+        """
+        if isinstance(inputs, dict):
+            outputs = self.runtime.predict(inputs)
+            if not self.manifest.independent_rows:
+                return outputs
+            rows = len(next(iter(inputs.values())))
+        else:
+            outputs = self.runtime.predict({"rows": self.encoder.finish(inputs)})
+            rows = len(inputs)
         for name, values in outputs.items():
-            if len(values) != len(matrix):
-                raise ModelFailed(f"output {name!r} has {len(values)} rows for {len(matrix)} rows of input")
+            if len(values) != rows:
+                raise ModelFailed(f"output {name!r} has {len(values)} rows for {rows} rows of input")
         return outputs
+
+    def predict_joined(self, parts: Sequence[Inputs]) -> Tensors:
+        """Answer several callers' rows as one batch; their rows follow each other in the outputs."""
+        return self.predict(joined(parts))
 
     def explain(self, matrix: Matrix) -> Matrix | None:
         """Log-odds of each feature and, last, the base: float32[n, features + 1]; None if it cannot explain."""
+        if not self.is_table:
+            return None
         return self.runtime.contributions({"rows": self.encoder.finish(matrix)})
 
     def warm(self, sizes: Sequence[int] = WARM_SIZES, rounds: int = 9) -> dict[int, float]:
@@ -60,11 +92,10 @@ class LoadedVersion:
 
         A slow model is measured up to the size at which `WARM_S` is spent: nobody waits longer for its deployment.
         """
-        rows = self.varied_rows(max(sizes))
         curve: dict[int, float] = {}
         until = time.perf_counter() + WARM_S
-        for size in sizes:
-            batch = rows[:size]
+        for size in sizes if self.manifest.independent_rows else sizes[:1]:
+            batch: Inputs = self.varied_rows(size) if self.is_table else self.varied_tensors(size)
             best = float("inf")
             for _ in range(rounds):
                 start = time.perf_counter()
@@ -79,6 +110,8 @@ class LoadedVersion:
 
     def explain_cost(self, rows: int = 8, rounds: int = 3) -> float:
         """Seconds that explaining one row takes, measured on `rows` at once (the best of `rounds`)."""
+        if not self.is_table:
+            return 0.0
         batch = self.varied_rows(rows)
         best = float("inf")
         for _ in range(rounds):
@@ -102,6 +135,11 @@ class LoadedVersion:
             if column.nullable:
                 rows[random.random(count) < 0.1, position] = np.nan
         return rows
+
+    def varied_tensors(self, count: int) -> Tensors:
+        """Tensors as the signature wants them, the same each time; free dimensions are `FREE_DIMENSION`."""
+        random = np.random.default_rng(0)
+        return {spec.name: _made_up(spec, count, random) for spec in self.manifest.signature.inputs}
 
     def typical_row(self) -> Matrix:
         """One raw row that the contract accepts: its example, or typical values."""

@@ -8,9 +8,17 @@ from typing import Protocol, TypeVar
 
 
 class Waiting(Protocol):
-    """What batching needs to know of a call."""
+    """What batching needs to know of a call, or of a part of one."""
 
     rows: int
+
+    @property
+    def group(self) -> object:
+        """Only equal groups may be joined."""
+
+    @property
+    def priority(self) -> int:
+        """Among its owner's own; 1 goes first."""
 
     @property
     def owner(self) -> str:
@@ -21,15 +29,19 @@ C = TypeVar("C", bound=Waiting)
 
 
 def take_turn(waiting: Sequence[C], max_rows: int) -> tuple[list[C], list[C]]:
-    """(the next batch, who still waits): at most `max_rows` rows, drawn in turns over owners.
+    """(the next batch, who still waits): at most `max_rows` rows of one group, drawn in turns over owners.
 
-    Everybody goes when there is room; otherwise each owner gives one call a round, in order of arrival, so a caller
-    with a thousand waiting calls cannot starve one with a single call. One call larger than `max_rows` goes alone.
+    Everybody of the first one's group goes when there is room; otherwise each owner gives one call a round, the most
+    urgent first and those alike in order of arrival, so a caller with a thousand waiting calls cannot starve one with a
+    single call, nor push ahead of others by calling all of them urgent. One larger than `max_rows` goes alone. Owners
+    for whom there was no room come first the next time.
     """
-    if sum(call.rows for call in waiting) <= max_rows:
-        return list(waiting), []
+    group = waiting[0].group if waiting else None
+    alike = [call for call in waiting if call.group == group]
+    if sum(call.rows for call in alike) <= max_rows:
+        return alike, [call for call in waiting if call.group != group] if len(alike) < len(waiting) else []
     queues: dict[str, deque[C]] = {}
-    for call in waiting:
+    for call in sorted(alike, key=lambda call: call.priority):
         queues.setdefault(call.owner, deque()).append(call)
     batch: list[C] = []
     room = max_rows
@@ -44,7 +56,9 @@ def take_turn(waiting: Sequence[C], max_rows: int) -> tuple[list[C], list[C]]:
         if queue:
             turn.append(queue)
     chosen = set(map(id, batch))
-    return batch, [call for call in waiting if id(call) not in chosen]
+    served = {call.owner for call in batch}
+    left = [call for call in waiting if id(call) not in chosen]
+    return batch, [call for call in left if call.owner not in served] + [call for call in left if call.owner in served]
 
 
 def best_chunk(curve: Mapping[int, float]) -> int:

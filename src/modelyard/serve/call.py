@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from modelyard.contract.errors import ModelyardError
-from modelyard.contract.tensor import Matrix, Tensors
+from modelyard.contract.errors import InvalidInput, ModelFailed, ModelyardError
+from modelyard.contract.tensor import Inputs, Matrix, Tensors
+from modelyard.serve.log import log
 
 if TYPE_CHECKING:
     from modelyard.serve.admission import Principal
-    from modelyard.serve.exchange import Exchange
     from modelyard.serve.routing import Deployment
     from modelyard.serve.telemetry import Telemetry
+
+DEFAULT_PRIORITY = 5  # of 1, the first, to 9
+
+
+class Caller(Protocol):
+    """Who waits for the answer, whatever it speaks: an HTTP exchange, a gRPC stream, a line of a longer one."""
+
+    headers: dict[bytes, bytes]  # names in lower case
+    body: bytes | bytearray
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+    def refuse(self, error: ModelyardError) -> None:
+        """Answer with an error, as this edge says it."""
+
+    def respond(self, status: int, body: bytes, content_type: bytes = ..., headers: bytes = ...) -> None:
+        """Answer with a whole body."""
 
 
 class Answer(Protocol):
@@ -26,11 +47,12 @@ class Answer(Protocol):
 class Batch:
     """What the model said to one batch; lists are made once for all its calls."""
 
-    __slots__ = ("_lists", "answered_ns", "contributions", "outputs")
+    __slots__ = ("_lists", "answered_ns", "contributions", "outputs", "started_ns")
 
     def __init__(self, outputs: Tensors) -> None:
         self.outputs = outputs
-        self.answered_ns = 0  # on the monotonic clock, once the model has answered
+        self.started_ns = 0  # on the monotonic clock, when the model was asked ...
+        self.answered_ns = 0  # ... and when it had answered
         self.contributions: dict[int, Matrix] = {}  # row of the batch -> log-odds per feature, then the base
         self._lists: dict[str, list[Any]] = {}
 
@@ -45,13 +67,14 @@ class Call:
     """What the stops of the walk know of one call. `answer` is called once."""
 
     __slots__ = (
-        "deadline_ns", "deployment", "exchange", "language", "matrix", "options", "principal", "reasons", "request_id",
-        "rows", "say", "single", "started_ns", "telemetry", "wants_all",
+        "deadline_ns", "deployment", "exchange", "group", "inputs", "is_answered", "language", "options", "parameters",
+        "principal", "priority", "queued_ns", "reasons", "request_id", "rows", "say", "single", "started_ns",
+        "telemetry", "wants_all",
     )  # fmt: skip
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: Caller,
         principal: Principal,
         say: Answer,
         telemetry: Telemetry,
@@ -65,8 +88,13 @@ class Call:
         self.started_ns = started_ns
         self.deadline_ns = deadline_ns  # on the monotonic clock, as started_ns
         self.deployment: Deployment = None  # type: ignore[assignment]  # chosen by the story
-        self.matrix: Matrix = None  # type: ignore[assignment]
+        self.inputs: Inputs = None  # type: ignore[assignment]  # set by the dialect
         self.rows = 0
+        self.group: object = None  # only calls with equal groups may be joined
+        self.priority = DEFAULT_PRIORITY
+        self.parameters: dict[str, Any] | None = None  # of the request; only for versions that take any
+        self.queued_ns = started_ns  # when it was read and began to wait
+        self.is_answered = False
         self.single = False
         self.reasons = "auto"  # auto: for the positive class; all; none
         self.wants_all = False  # contributions of every row
@@ -79,23 +107,60 @@ class Call:
         """Whose turn this call uses up."""
         return self.principal.name
 
-    def rows_to_explain(self, outputs: Tensors, start: int) -> list[int]:
-        """Which rows of the batch need contributions for this call's answer."""
+    @property
+    def matrix(self) -> Matrix:
+        """The inputs of a table's version."""
+        return self.inputs  # type: ignore[return-value]
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return not self.is_answered and not self.exchange.is_gone
+
+    def expire_in(self, seconds: float) -> None:
+        """The caller waits no longer than this; it can only shorten what the gateway allows. Raises InvalidInput."""
+        if not 0 < seconds < math.inf:
+            raise InvalidInput("a timeout is above 0")
+        self.deadline_ns = min(self.deadline_ns, self.started_ns + int(min(seconds, 1e6) * 1e9))
+
+    def rows_to_explain(self, outputs: Tensors, start: int, rows: int | None = None) -> list[int]:
+        """Which of the batch's rows from `start` on, all of this call's or some, need contributions for its answer."""
+        rows = self.rows if rows is None else rows
         if self.wants_all or self.reasons == "all":
-            return list(range(start, start + self.rows))
+            return list(range(start, start + rows))
         cutoff = self.deployment.cutoff
         if self.reasons == "none" or cutoff is None:
             return []
-        mine = outputs["probability"][start : start + self.rows]
-        if self.rows == 1:
+        mine = outputs["probability"][start : start + rows]
+        if rows == 1:
             return [start] if float(mine[0]) >= cutoff else []  # float32 would round the cut-off itself
         mine = mine.astype(np.float64)
         return (np.flatnonzero(mine >= cutoff) + start).tolist()
 
     def answer(self, result: Batch | ModelyardError, start: int = 0) -> None:
-        """Answer with rows of a batch, or with the error that says why not."""
-        if isinstance(result, ModelyardError):
-            self.exchange.connection.server.app.refuse(self.exchange, result)
+        """Answer once, with rows of a batch or with the error that says why not; a second answer is ignored."""
+        if self.is_answered:
             return
-        self.say(self, result, start)
+        if isinstance(result, ModelyardError):
+            self.is_answered = True
+            self.telemetry.failed(self)
+            self.exchange.refuse(result)
+            return
+        self.say(self, result, start)  # what fails here is answered with an error by whoever called
+        self.is_answered = True
         self.telemetry.note(self, result, start)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with what the caller may know of an exception; the rest is in the log under the request id."""
+        if isinstance(error, ModelyardError):
+            self.answer(error)
+            return
+        # Where it failed, not what it said: a model's own message may hold what the caller sent.
+        trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
+        log.error(
+            "model failed", request_id=self.request_id, endpoint=self.deployment.endpoint, error=type(error).__name__,
+            trace=trace,
+        )  # fmt: skip
+        self.answer(
+            ModelFailed(f"the model failed on this input; the log has details under request id {self.request_id}")
+        )

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelyard.contract.errors import ModelyardError
     from modelyard.serve.http import Connection
 
 JSON = b"application/json"
@@ -39,6 +40,10 @@ class Exchange:
     def is_gone(self) -> bool:
         """Whether nobody waits for the answer any more."""
         return self.connection.transport is None
+
+    def refuse(self, error: ModelyardError) -> None:
+        """Answer with an error, in the dialect of the path."""
+        self.connection.server.app.refuse(self, error)
 
     def respond(self, status: int, body: bytes, content_type: bytes = JSON, headers: bytes = b"") -> None:
         """Answer once; a second answer is ignored. `headers`: further lines, each ending with CRLF."""

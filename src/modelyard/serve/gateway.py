@@ -13,9 +13,9 @@ from modelyard.contract.errors import Forbidden, Internal, InvalidInput, Modelya
 from modelyard.contract.settings import Settings
 from modelyard.secure.keys import allows
 from modelyard.secure.request_ids import RequestIds
-from modelyard.serve import native, v2
+from modelyard.serve import docs_page, native, v2
 from modelyard.serve.admission import Admission, Principal
-from modelyard.serve.call import Answer, Call
+from modelyard.serve.call import Answer, Call, Caller
 from modelyard.serve.counters import exposition
 from modelyard.serve.exchange import Exchange
 from modelyard.serve.inference import Inference, Read
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from modelyard.serve.admission import Admission
 
 _CACHED_TARGETS = 4096
+TIMEOUT = b"x-timeout-ms"  # how long the caller waits
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _QUERY = {"reasons": ("auto", "all", "none"), "lang": ("en", "zh")}
 
@@ -136,13 +137,26 @@ class Gateway:
 
     def call(self, exchange: Exchange, target: Target, principal: Principal, read: Read, say: Answer) -> None:
         """Start the story of one call."""
-        started_ns = time.monotonic_ns()
-        call = Call(exchange, principal, say, self.telemetry, started_ns, started_ns + self._deadline_ns)
-        call.request_id = self.ids.new(principal.name, target.endpoint)
+        call = self.begin(exchange, principal, target.endpoint, say)
         call.reasons = target.reasons
         call.language = target.language
         call.wants_all = say is native.say_explanation
         self.inference.infer(call, self.routes.endpoint(target.endpoint), target.pin, read)
+
+    def begin(self, exchange: Caller, principal: Principal, endpoint: str, say: Answer) -> Call:
+        """A call at its start, whatever edge it came in by: its id, and until when it is wanted."""
+        started_ns = time.monotonic_ns()
+        call = Call(exchange, principal, say, self.telemetry, started_ns, started_ns + self._deadline_ns)
+        call.request_id = self.ids.new(principal.name, endpoint)
+        if (timeout := exchange.headers.get(TIMEOUT)) is not None:
+            call.expire_in(_milliseconds(timeout) / 1000)
+        return call
+
+
+def _milliseconds(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 9:
+        raise InvalidInput("the header 'x-timeout-ms' is a whole number of milliseconds")
+    return int(text)
 
 
 # --- what a target means
@@ -191,10 +205,16 @@ def _find(parts: list[str], method: str) -> Target:
             return _only(method, POST=Target(_v2_infer, "infer", name))
         case ["v2", "models", name, "versions", version, "infer"]:
             return _only(method, POST=Target(_v2_infer, "infer", name, version))
+        case ["docs"] | ["docs", _]:
+            return _open(_only(method, GET=Target(_docs)))
+        case ["openapi.json"]:
+            return _only(method, GET=Target(_openapi))
         case ["v1" | "v2" | "docs" | "invocations" | "openapi.json", *_]:
             raise NotFound("no such path; GET / lists what is here")
         case [name]:
             return _only(method, GET=Target(_describe, "infer", name), POST=Target(_predict, "infer", name))
+        case [name, "openapi.json"]:
+            return _only(method, GET=Target(_openapi, "infer", name))
         case [name, "explain"]:
             return _only(method, POST=Target(_explain, "explain", name))
         case [name, "feedback"]:
@@ -329,3 +349,15 @@ def _explain(gateway: Gateway, exchange: Exchange, target: Target, principal: Pr
 
 def _v2_infer(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
     gateway.call(exchange, target, principal, v2.read_infer, v2.say_infer)
+
+
+# --- what the gateway shows of itself
+
+
+def _openapi(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
+    wish = docs_page.wish_of(exchange.target, principal.scopes, target.endpoint or None)
+    docs_page.answer_document(exchange, docs_page.documents_of(gateway.routes, gateway.settings), wish)
+
+
+def _docs(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
+    docs_page.answer_page(exchange)

@@ -72,8 +72,8 @@ _decode_truths = msgspec.json.Decoder(Truth | list[Truth]).decode
 def read_rows(call: Call, max_rows: int) -> None:
     """The body as the deployment's matrix. Raises InvalidInput, Undecodable or TooLarge."""
     encoder = call.deployment.replica.loaded.encoder
-    call.matrix, call.single = encoder.decode_json(call.exchange.body, max_rows)
-    call.rows = len(call.matrix)
+    call.inputs, call.single = encoder.decode_json(call.exchange.body, max_rows)
+    call.rows = len(call.inputs)
 
 
 def say_prediction(call: Call, batch: Batch, start: int) -> None:

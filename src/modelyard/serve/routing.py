@@ -25,18 +25,9 @@ class Deployment:
     """One version behind one endpoint: its replica, the endpoint's cut-off, and its counters."""
 
     __slots__ = (
-        "cutoff",
-        "endpoint",
-        "latency",
-        "max_rows",
-        "model",
-        "quick",
-        "replica",
-        "requests",
-        "rows",
-        "version",
-        "version_text",
-    )
+        "cutoff", "endpoint", "executions", "failure_ns", "failures", "infer_ns", "input_ns", "latency", "max_rows",
+        "model", "output_ns", "queue_ns", "quick", "replica", "requests", "rows", "version", "version_text",
+    )  # fmt: skip
 
     def __init__(self, endpoint: PlannedEndpoint, version: int, replica: Replica, counters: Counters) -> None:
         self.endpoint = endpoint.name
@@ -56,6 +47,13 @@ class Deployment:
         self.requests = counters.counter("modelyard_requests", code="200", **labels)
         self.rows = counters.counter("modelyard_rows", **labels)
         self.latency = counters.histogram("modelyard_request_seconds", **labels)
+        self.failures = counters.counter("modelyard_failures", **labels)
+        self.executions = counters.counter("modelyard_executions", **labels)
+        self.input_ns = counters.counter("modelyard_stage_nanoseconds", stage="input", **labels)
+        self.queue_ns = counters.counter("modelyard_stage_nanoseconds", stage="queue", **labels)
+        self.infer_ns = counters.counter("modelyard_stage_nanoseconds", stage="infer", **labels)
+        self.output_ns = counters.counter("modelyard_stage_nanoseconds", stage="output", **labels)
+        self.failure_ns = counters.counter("modelyard_stage_nanoseconds", stage="failure", **labels)
 
     @property
     def decision(self) -> Decision | None:

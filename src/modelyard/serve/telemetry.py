@@ -49,22 +49,27 @@ class Telemetry:
         cells[deployment.rows] += call.rows
         cells[deployment.latency + bisect_left(_EDGES_NS, took_ns)] += 1
         cells[deployment.latency + _SUM] += took_ns
-        loaded = deployment.replica.loaded
-        matrix = call.matrix
-        if loaded.encoder.private is not None:
-            matrix = np.where(loaded.encoder.private, np.nan, matrix).astype(np.float32)
+        cells[deployment.input_ns] += call.queued_ns - call.started_ns
+        cells[deployment.queue_ns] += batch.started_ns - call.queued_ns
+        cells[deployment.infer_ns] += batch.answered_ns - batch.started_ns
         first = batch.outputs["probability"] if "probability" in batch.outputs else next(iter(batch.outputs.values()))
         mine = first[start : start + call.rows]
         caller_id = call.exchange.headers.get(b"x-request-id")
         self._pending.append(Prediction(
             call.request_id, batch.answered_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
-            call.principal.name, call.rows, matrix.tobytes(),
+            call.principal.name, call.rows, _recorded(call),
             mine.tobytes() if mine.dtype == np.float32 else b"", took_ns,
             "" if caller_id is None else caller_id[:64].decode("ascii", "replace"),
         ))  # fmt: skip
 
-    def settle(self) -> None:
-        """The records of one batch, framed together: a frame for each would cost a third of all telemetry."""
+    def settle(self, call: Call, batch: Batch) -> None:
+        """After the last answer of a batch, `call` being its first: its time, and its records framed together.
+
+        A frame for each record would cost a third of all telemetry.
+        """
+        cells, deployment = self.cells, call.deployment
+        cells[deployment.executions] += 1
+        cells[deployment.output_ns] += time.monotonic_ns() - batch.answered_ns
         pending, self._pending = self._pending, []
         if pending and not self._records.put(frame(*pending)):
             self.cells[self._dropped] += len(pending)
@@ -75,6 +80,12 @@ class Telemetry:
         for truth in truths:
             if not self._records.put(frame(truth)):
                 self.cells[self._dropped] += 1
+
+    def failed(self, call: Call) -> None:
+        """One call that ends with an error after it was let in."""
+        if call.deployment is not None:
+            self.cells[call.deployment.failures] += 1
+            self.cells[call.deployment.failure_ns] += time.monotonic_ns() - call.started_ns
 
     def refused(self, code: str, status: int) -> None:
         """One request that no model saw."""
@@ -88,6 +99,16 @@ class Telemetry:
     def close(self) -> None:
         """Write what is buffered."""
         self._records.close()
+
+
+def _recorded(call: Call) -> bytes:
+    """What the model saw of a table's row, without what is personal; of tensors, which have no columns, nothing."""
+    loaded = call.deployment.replica.loaded
+    if not loaded.is_table:
+        return b""
+    if loaded.encoder.private is None:
+        return call.matrix.tobytes()
+    return np.where(loaded.encoder.private, np.nan, call.matrix).astype(np.float32).tobytes()
 
 
 class RecordWriter:

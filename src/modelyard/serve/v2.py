@@ -86,8 +86,8 @@ def read_infer(call: Call, max_rows: int) -> None:
     arrays = read_tensors(request.inputs, tail)
     _check_names(arrays, call.deployment)
     encode = _encode_matrix if call.deployment.replica.loaded.manifest.signature.layout == "matrix" else _encode_columns
-    call.matrix = encode(arrays, call.deployment, max_rows)
-    call.rows = len(call.matrix)
+    call.inputs = encode(arrays, call.deployment, max_rows)
+    call.rows = len(call.inputs)
     call.reasons = "none"
 
 
@@ -154,7 +154,7 @@ def _read_one_row(call: Call) -> bool:
         request = decode(call.exchange.body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
-    call.matrix = np.array([request.inputs[0].data], dtype=np.float32)
+    call.inputs = np.array([request.inputs[0].data], dtype=np.float32)
     call.rows = 1
     call.reasons = "none"
     call.options = Wanted(request.id, wanted)
