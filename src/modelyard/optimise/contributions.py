@@ -7,9 +7,15 @@ training rows that meets it, the leaf gives feature j
     v (o_j - z_j) times the integral over t from 0 to 1 of the product over i != j of (t o_i + (1 - t) z_i),
 
 a polynomial in t that Gauss-Legendre quadrature integrates exactly.
+
+What all leaves of a tree give together is then written down for every place that a row can have in it: a combination of
+one local bin for each of its features, where bins that all its leaves treat alike are one.
 """
 
 from __future__ import annotations
+
+import math
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -18,8 +24,9 @@ from numpy.typing import NDArray
 from modelyard.optimise.trees import Forest, Leaf, Node, Split, categorical_features, thresholds
 from modelyard.runtimes.contributions import TreeContributions
 
-MAX_CONDITIONS = 8  # patterns are bytes, and a leaf has two to the power of its conditions
-MAX_TABLE = 4_000_000  # numbers in all shares together
+MAX_CONDITIONS = 8  # of one leaf: it has two to the power of them as patterns
+MAX_TABLE = 4_000_000  # numbers in all tables together
+PLACES = (8192, 2048, 512, 64)  # at most in one table; fewer means more tables, which are slower and smaller
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -48,58 +55,130 @@ class _Path(msgspec.Struct, frozen=True):
     conditions: dict[int, Condition]
 
 
+class _Table(msgspec.Struct, frozen=True):
+    """What the leaves of one subtree give, for every place that a row can have in it."""
+
+    paths: list[_Path]
+    local: dict[int, NDArray[np.intp]]  # feature -> the local bin of each of its bins
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many local bins each feature has."""
+        return [int(bins.max()) + 1 for bins in self.local.values()]
+
+    @property
+    def places(self) -> int:
+        """How many combinations there are."""
+        return math.prod(self.sizes)
+
+
 def explain_trees(forest: Forest) -> TreeContributions | None:
     """The look-up tables of a forest; None if its trees are too deep for tables."""
     paths = [path for tree in forest.trees for path in _paths(tree, {})]
-    widths = [len(path.conditions) for path in paths]
-    if max(widths, default=0) > MAX_CONDITIONS or sum(width << width for width in widths) > MAX_TABLE:
+    if max((len(path.conditions) for path in paths), default=0) > MAX_CONDITIONS:
         return None
     cuts = thresholds(forest)
     categorical = categorical_features(forest)
     bins = [_bins(cuts.get(feature, []), feature in categorical) for feature in range(forest.features)]
-    edges = [edge for edge, _ in bins]
-    starts = np.cumsum([0, *(len(edge) for edge in edges)])
-    shares, leaf_starts = [], []
-    size = 0
-    base = forest.base
-    for path in paths:
-        table = _leaf_shares(path)  # [conditions, patterns]
-        leaf_starts.append(size + np.arange(len(table)) * table.shape[-1])
-        shares.append(table.ravel())
-        size += table.size
-        base += path.value * float(np.prod([condition.share for condition in path.conditions.values()]))
-    pairs = sorted(
-        (feature, leaf, int(leaf_starts[leaf][slot]))
-        for leaf, path in enumerate(paths)
-        for slot, feature in enumerate(path.conditions)
-    )
-    counts = (
-        np.bincount([feature for feature, _, _ in pairs], minlength=forest.features)
-        if pairs
-        else np.zeros(forest.features)
-    )
+    values = [value for _, value in bins]
+    for places in PLACES:
+        tables = [table for tree in forest.trees for table in _tables(tree, {}, values, places)]
+        if sum(table.places * len(table.local) for table in tables) <= MAX_TABLE:
+            base = forest.base
+            for path in paths:
+                base += path.value * math.prod(condition.share for condition in path.conditions.values())
+            return _packed(tables, [edge for edge, _ in bins], values, base)
+    return None
+
+
+def _tables(
+    node: Node, conditions: dict[int, Condition], values: list[NDArray[np.float64]], places: int
+) -> list[_Table]:
+    """One table for everything below a node, or those of its children where it would be too large."""
+    paths = _paths(node, conditions)
+    table = _Table(paths, _local_bins(paths, values))
+    if table.places <= places or isinstance(node, Leaf):
+        return [table] if table.local else []
+    return [
+        table
+        for child, left in ((node.left, True), (node.right, False))
+        for table in _tables(child, _below(node, child, left, conditions), values, places)
+    ]
+
+
+def _local_bins(paths: list[_Path], values: list[NDArray[np.float64]]) -> dict[int, NDArray[np.intp]]:
+    """For each feature that these leaves ask: which of its bins they all treat alike."""
+    local = {}
+    for feature in sorted({feature for path in paths for feature in path.conditions}):
+        met = [path.conditions[feature].met(values[feature]) for path in paths if feature in path.conditions]
+        local[feature] = np.unique(np.array(met), axis=1, return_inverse=True)[1].reshape(-1)
+    return local
+
+
+def _packed(
+    tables: list[_Table], edges: list[NDArray[np.float64]], values: list[NDArray[np.float64]], base: float
+) -> TreeContributions:
+    """All tables end to end, and how to find the way in them."""
+    row_of = np.cumsum([0, *(len(held) for held in values)])
+    steps = np.zeros((row_of[-1], len(tables)), dtype=np.int32)
+    pairs, origin, shares, size = [], [], [np.zeros(0)], 0
+    for number, table in enumerate(tables):
+        origin.append(size)
+        stride = len(table.local)
+        for slot, (feature, local) in reversed(list(enumerate(table.local.items()))):
+            steps[row_of[feature] : row_of[feature + 1], number] = local * stride
+            stride *= int(local.max()) + 1
+            pairs.append((feature, number, slot))
+        shares.append(_shares(table, values).ravel())
+        size += len(shares[-1])
+    pairs.sort()
+    counts = np.bincount([feature for feature, _, _ in pairs], minlength=len(edges)) if pairs else [0] * len(edges)
     return TreeContributions(
         edges=np.concatenate([np.zeros(0), *edges]).astype(np.float32),
-        starts=starts.astype(np.int32),
-        bits=_bits(paths, [values for _, values in bins]),
-        pair_leaf=np.array([leaf for _, leaf, _ in pairs], dtype=np.int32),
-        pair_start=np.array([start for _, _, start in pairs], dtype=np.int32),
-        shares=np.concatenate([np.zeros(0), *shares]).astype(np.float32),
+        starts=np.cumsum([0, *(len(edge) for edge in edges)]).astype(np.int32),
+        steps=steps,
+        origin=np.array(origin, dtype=np.int32),
+        pair_tree=np.array([number for _, number, _ in pairs], dtype=np.int32),
+        pair_slot=np.array([slot for _, _, slot in pairs], dtype=np.int32),
+        shares=np.concatenate(shares).astype(np.float32),
         first=np.cumsum([0, *counts]).astype(np.int32),
         base=base,
     )
+
+
+def _shares(table: _Table, values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """What each place gives each of the table's features, float64[places, features]; the last feature moves fastest."""
+    grid = np.indices(table.sizes).reshape(len(table.local), -1)  # [features, places]: local bins
+    slots = {feature: slot for slot, feature in enumerate(table.local)}
+    result = np.zeros((grid.shape[1], len(slots)))
+    for path in table.paths:
+        pattern = np.zeros(grid.shape[1], dtype=np.intp)
+        for bit, (feature, condition) in enumerate(path.conditions.items()):
+            local = table.local[feature]
+            met = np.zeros(int(local.max()) + 1, dtype=np.intp)
+            met[local] = condition.met(values[feature])
+            pattern |= met[grid[slots[feature]]] << bit
+        for share, feature in zip(_leaf_shares(path), path.conditions, strict=True):
+            result[:, slots[feature]] += share[pattern]
+    return result
 
 
 def _paths(node: Node, conditions: dict[int, Condition]) -> list[_Path]:
     """Every leaf below a node, with the merged conditions that lead to it."""
     if isinstance(node, Leaf):
         return [_Path(node.value, conditions)]
-    found = []
-    for child, left in ((node.left, True), (node.right, False)):
-        before = conditions.get(node.feature, Condition())
-        share = before.share * (child.cover / node.cover if node.cover else 0.0)
-        found += _paths(child, {**conditions, node.feature: _narrowed(before, node, left, share)})
-    return found
+    return [
+        path
+        for child, left in ((node.left, True), (node.right, False))
+        for path in _paths(child, _below(node, child, left, conditions))
+    ]
+
+
+def _below(node: Split, child: Node, left: bool, conditions: dict[int, Condition]) -> dict[int, Condition]:
+    """The conditions that lead to a child."""
+    before = conditions.get(node.feature, Condition())
+    share = before.share * (child.cover / node.cover if node.cover else 0.0)
+    return {**conditions, node.feature: _narrowed(before, node, left, share)}
 
 
 def _narrowed(before: Condition, node: Split, left: bool, share: float) -> Condition:
@@ -123,8 +202,7 @@ def _leaf_shares(path: _Path) -> NDArray[np.float64]:
     if not count:
         return np.zeros((0, 1))
     z = np.array([condition.share for condition in path.conditions.values()])
-    met = np.array([[(pattern >> slot) & 1 for pattern in range(1 << count)] for slot in range(count)], dtype=float)
-    nodes, weights = np.polynomial.legendre.leggauss(count // 2 + 1)
+    met, nodes, weights = _patterns(count)
     t = ((nodes + 1) / 2)[:, None, None]
     factors = t * met + (1 - t) * z[:, None]  # [points, conditions, patterns]
     result = np.empty((count, 1 << count))
@@ -132,6 +210,14 @@ def _leaf_shares(path: _Path) -> NDArray[np.float64]:
         others = np.prod(np.delete(factors, slot, axis=1), axis=1)
         result[slot] = (met[slot] - z[slot]) * (weights[:, None] / 2 * others).sum(axis=0)
     return path.value * result
+
+
+@cache
+def _patterns(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Which of `count` conditions each pattern meets, and the quadrature that is exact for so many."""
+    met = np.array([[(pattern >> slot) & 1 for pattern in range(1 << count)] for slot in range(count)], dtype=float)
+    nodes, weights = np.polynomial.legendre.leggauss(count // 2 + 1)
+    return met, nodes, weights
 
 
 def _bins(cuts: list[float], is_category: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,18 +233,3 @@ def _bins(cuts: list[float], is_category: bool) -> tuple[NDArray[np.float64], ND
     with np.errstate(over="ignore"):  # a split "missing or not" has the largest float32 as its threshold
         above = np.nextafter(np.float32(cuts[-1]), np.float32(np.inf))
     return np.array(cuts), np.array([*cuts, float(above), np.nan])
-
-
-def _bits(paths: list[_Path], values_of: list[NDArray[np.float64]]) -> NDArray[np.uint8]:
-    """Which conditions of each leaf each bin of each feature meets, uint8[all bins, leaves]."""
-    parts = []
-    by_feature: dict[int, list[tuple[int, int, Condition]]] = {}
-    for leaf, path in enumerate(paths):
-        for slot, (feature, condition) in enumerate(path.conditions.items()):
-            by_feature.setdefault(feature, []).append((leaf, slot, condition))
-    for feature, values in enumerate(values_of):
-        part = np.zeros((len(values), len(paths)), dtype=np.uint8)
-        for leaf, slot, condition in by_feature.get(feature, ()):
-            part[condition.met(values), leaf] = 1 << slot
-        parts.append(part)
-    return np.concatenate([np.zeros((0, len(paths)), dtype=np.uint8), *parts])

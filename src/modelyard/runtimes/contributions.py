@@ -1,8 +1,9 @@
 """Exact explanations of tree ensembles by table look-up: TreeSHAP without the trees, without their framework.
 
-A leaf's share in a row's explanation depends only on *which* of the conditions on its path the row meets. With at most
-six different features on a path there are at most 64 such patterns, so `optimise/contributions.py` computes every
-leaf's share for every pattern once. Here a row's values become bins, bins become patterns, and patterns are looked up.
+What a tree gives each feature depends only on where the row's values lie among the thresholds of that tree, and those
+places are few. `optimise/contributions.py` computes the answer for every combination once; a tree with too many of them
+is cut into subtrees, which add up. Here a row's values become bins, bins become a place in the table of each (sub)tree,
+and the table is read there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from modelyard.contract.tensor import Matrix
 
-_CHUNK = 32  # rows at a time: their pairs stay in the processor's cache
+_CHUNK = 32  # rows at a time: what is looked up for them stays in the processor's cache
 
 
 class TreeContributions:
@@ -24,18 +25,20 @@ class TreeContributions:
     edges: the features' thresholds end to end, float32; feature j's are edges[starts[j]:starts[j + 1]]. Its bin is the
     number of thresholds below the value, and one more bin stands for missing. A category's thresholds lie at
     code - 0.5, so that each code has a bin of its own and codes that no tree knows share the last one.
-    bits: uint8[all bins, leaves]: which conditions of each leaf a feature's bin meets.
-    pair_leaf, pair_start: for each (feature, leaf) pair, sorted by feature: the leaf, and where its shares begin.
-    shares: float32, indexed by pair_start + pattern. first: where each feature's pairs begin.
+    steps: int32[all bins, trees]: how far each bin of a feature moves the place in each tree's table; origin: where
+    that table begins in `shares`. A place holds what the tree gives each of its features there.
+    pair_tree, pair_slot: for each (feature, tree) pair, sorted by feature: the tree, and which of its features it is.
+    shares: float32, log-odds. first: where each feature's pairs begin.
     """
 
     def __init__(
         self,
         edges: NDArray[np.float32],
         starts: NDArray[np.int32],
-        bits: NDArray[np.uint8],
-        pair_leaf: NDArray[np.int32],
-        pair_start: NDArray[np.int32],
+        steps: NDArray[np.int32],
+        origin: NDArray[np.int32],
+        pair_tree: NDArray[np.int32],
+        pair_slot: NDArray[np.int32],
         shares: NDArray[np.float32],
         first: NDArray[np.int32],
         base: float,
@@ -43,9 +46,10 @@ class TreeContributions:
         self._arrays = {
             "edges": edges,
             "starts": starts,
-            "bits": bits,
-            "pair_leaf": pair_leaf,
-            "pair_start": pair_start,
+            "steps": steps,
+            "origin": origin,
+            "pair_tree": pair_tree,
+            "pair_slot": pair_slot,
             "shares": shares,
             "first": first,
             "base": np.float64(base),
@@ -56,8 +60,9 @@ class TreeContributions:
         # One bin more than thresholds, and one for missing.
         self._rows = (starts[:-1] + 2 * np.arange(self._features)).astype(np.intp)
         self._missing = (np.diff(starts) + 1).astype(np.intp)
-        self._bits, self._shares = bits, shares
-        self._pair_leaf, self._pair_start = pair_leaf.astype(np.intp), pair_start.astype(np.intp)
+        self._steps, self._shares = steps, shares
+        self._pair_tree = pair_tree.astype(np.intp)
+        self._pair_start = origin.astype(np.intp)[self._pair_tree] + pair_slot
         self._used = np.flatnonzero(np.diff(first))
         self._first = first[:-1][self._used].astype(np.intp)
         self._base = float(base)
@@ -67,6 +72,8 @@ class TreeContributions:
         """The tables as `dump` wrote them. Raises ValueError if the bytes are none."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
+        if "steps" not in held:
+            raise ValueError("contributions.npz holds no tables of this form; train or register the version again")
         base = float(held.pop("base"))
         return cls(**held, base=base)
 
@@ -85,13 +92,13 @@ class TreeContributions:
         result[:, -1] = self._base
         for start in range(0, len(matrix) if len(self._first) else 0, _CHUNK):
             part = matrix[start : start + _CHUNK]
-            patterns = self._bits[self._bins(part)].sum(axis=1, dtype=np.uint8)
-            shares = self._shares.take(self._pair_start + patterns.take(self._pair_leaf, axis=1))
+            places = self._steps.take(self._bins(part), axis=0).sum(axis=1, dtype=np.int32).astype(np.intp)
+            shares = self._shares.take(places.take(self._pair_tree, axis=1) + self._pair_start)
             result[start : start + _CHUNK, self._used] = np.add.reduceat(shares, self._first, axis=1)
         return result
 
     def _bins(self, part: Matrix) -> NDArray[np.intp]:
-        """Which rows of `bits` speak for each value, intp[n, features]."""
+        """Which rows of `steps` speak for each value, intp[n, features]."""
         bins = np.empty(part.shape, dtype=np.intp)
         for feature, edges in enumerate(self._edges):
             bins[:, feature] = edges.searchsorted(part[:, feature], "left")
