@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelyard import __version__
-from modelyard.cli import demo, doctor, home, keys, look, models, predict, quality, train, up
+from modelyard.cli import demo, doctor, home, keys, look, models, predict, quality, runtime, train, up
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
 from modelyard.contract.errors import ModelyardError
@@ -69,7 +69,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--home", metavar="DIR", help="where everything is kept (default ./.modelyard)")
     parser.add_argument("--lang", choices=("en", "zh"), help="language of what is printed")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
-    for group in (demo, home, quality, train, models, predict, up, look, keys, doctor):
+    for group in (demo, home, quality, train, models, runtime, predict, up, look, keys, doctor):
         group.add(verbs)
     for verb in _leaves(parser):
         verb.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

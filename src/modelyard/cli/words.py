@@ -65,6 +65,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "  已在 {rows} 行上验证与训练模型一致：最大差异 {error}",
     ),
     "lineage_line": ("  from {source}, {rows} rows", "  来源 {source}，{rows} 行"),
+    "source_line": ("  from {source}", "  来源 {source}"),
     "model": ("model", "模型"),
     "version": ("version", "版本"),
     "aliases": ("aliases", "别名"),
@@ -75,6 +76,36 @@ WORDS: dict[str, tuple[str, str]] = {
     "kind": ("kind", "类型"),
     "role": ("role", "用途"),
     "rules": ("rules", "规则"),
+    "trusted_code": ("trusted code", "受信任代码"),
+    "trusted_line": (
+        "  trusted code: {what}; it runs in model workers only",
+        "  受信任代码：{what}；只在模型工作进程中运行",
+    ),
+    "dependent_line": (
+        "  a row's answer depends on its neighbours: calls are never joined",
+        "  每行的结果依赖于同批的其他行：请求不会合并",
+    ),
+    "tensor": ("tensor", "张量"),
+    "direction": ("direction", "方向"),
+    "datatype": ("datatype", "数据类型"),
+    "shape": ("shape", "形状"),
+    # runtime
+    "promise": ("promise", "约定"),
+    "kept": ("kept", "是否满足"),
+    "seen": ("seen", "实测"),
+    "yes": ("yes", "是"),
+    "no": ("no", "否"),
+    "class_printed": ("what it printed:\n{printed}", "其输出：\n{printed}"),
+    "check_passed": (
+        "{entry} keeps every promise; next: modelyard models register {entry} --name NAME",
+        "{entry} 满足所有约定；下一步：modelyard models register {entry} --name NAME",
+    ),
+    "check_failed": ("{entry} cannot be served like this", "{entry} 目前无法提供服务"),
+    "never_joined": (
+        "{entry} can be served, but its calls will never be joined into batches; if that is meant, let the class say "
+        "`independent_rows = False`",
+        "{entry} 可以提供服务，但请求不会合并成批；若确为本意，请在类中声明 `independent_rows = False`",
+    ),
     # quality
     "quality_rows": (
         "{rows} rows, {columns} columns, {duplicates} duplicate rows",
@@ -189,6 +220,14 @@ WORDS: dict[str, tuple[str, str]] = {
         "  工作进程 {worker} 处于修订 {revision}，目标为 {wanted}",
     ),
     "worker_died": ("  died: {cause}", "  曾退出：{cause}"),
+    "model_worker": (
+        "  model worker {digest}-{index}: {state}, process {pid}, {megabytes} MB, {restarts} restarts",
+        "  模型工作进程 {digest}-{index}：{state}，进程 {pid}，{megabytes} MB，重启 {restarts} 次",
+    ),
+    "model_worker_died": (
+        "    died: {cause}; more in {file}",
+        "    曾退出：{cause}；详见 {file}",
+    ),
     "control_runs": ("control   runs at {url}", "控制台   运行于 {url}"),
     "control_silent": ("control   does not answer at {url}", "控制台   在 {url} 无应答"),
     "plan_line": ("plan      revision {revision}, published {age} ago", "计划   修订 {revision}，发布于 {age} 前"),

@@ -26,6 +26,7 @@ from modelyard.optimise.convert import ML_OPSET, OPSET, forest_to_onnx
 from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
 from modelyard.optimise.sample import Sample
 from modelyard.optimise.trees import Forest, read_lightgbm, read_xgboost, thresholds
+from modelyard.runtimes.sklearn import estimator_answers, read_pickle, read_skops
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
 
@@ -40,6 +41,7 @@ class Brought(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
     categories: dict[str, tuple[tuple[str, ...], bool]] = {}  # column -> categories, and whether it takes others
     forest: Forest | None = None  # if it could be read tree by tree
+    unreadable: str = ""  # why not, where no other way of converting is left
 
     def answers(self, contract: Contract) -> Callable[[Matrix], NDArray[np.floating]]:
         """What the model itself answers to a matrix: probabilities (of the second of two classes) or predictions."""
@@ -63,11 +65,11 @@ def load_estimator(path: Path, trust: bool) -> Any:
         if not trust:
             raise InvalidInput(
                 f"{path.name} is a pickle, and opening one runs the code in it; if you made it yourself, say that you "
-                "trust it (--trust), or save the model as ONNX, LightGBM text or XGBoost JSON"
+                "trust it (--trust), or save the model with skops, as ONNX, LightGBM text or XGBoost JSON"
             )
-        import joblib
-
-        return joblib.load(path)
+        return read_pickle(path.read_bytes())
+    if suffix == ".skops":
+        return read_skops(path.read_bytes(), trust)
     if suffix in (".txt", ".lgb"):
         import lightgbm
 
@@ -85,7 +87,8 @@ def load_estimator(path: Path, trust: bool) -> Any:
             raise InvalidInput(f"{path.name} is not an XGBoost model") from None
         return booster
     raise InvalidInput(
-        f"{path.name}: known are .onnx, .txt and .lgb (LightGBM), .json and .ubj (XGBoost), {', '.join(_PICKLES)}"
+        f"{path.name}: known are .onnx, .txt and .lgb (LightGBM), .json and .ubj (XGBoost), .skops, "
+        f"{', '.join(_PICKLES)}"
     )
 
 
@@ -104,6 +107,8 @@ def describe_estimator(model: Any, sample: Sample, target: str | None) -> Brough
 
 def convert(brought: Brought, contract: Contract, whole_as_int: bool = False) -> Converted:
     """The model as a graph. Raises InvalidInput with the converter's reason."""
+    if brought.unreadable:
+        raise InvalidInput(brought.unreadable)
     if brought.forest is not None:
         return _convert_forest(brought.forest, contract)
     return _convert_sklearn(brought, contract, whole_as_int)
@@ -136,15 +141,13 @@ def _lightgbm(model: Any, sample: Sample, bare: list[str]) -> Brought:
     task: Task = (
         "binary" if objective == "binary" else "multiclass" if objective.startswith("multiclass") else "regression"
     )
+    forest, unreadable = None, ""
     try:
         forest = read_lightgbm(dump)
-    except InvalidInput:
-        if not hasattr(model, "get_params") or categories:
-            raise
-        forest = None
-    return Brought(
-        model, "lightgbm", task, columns, classes or (("0", "1") if task == "binary" else ()), categories, forest
-    )
+    except InvalidInput as error:
+        unreadable = str(error) if not hasattr(model, "get_params") or categories else ""
+    classes = classes or _numbered(task, int(dump.get("num_class", 1)))
+    return Brought(model, "lightgbm", task, columns, classes, categories, forest, unreadable)
 
 
 def _xgboost(model: Any, bare: list[str]) -> Brought:
@@ -156,14 +159,19 @@ def _xgboost(model: Any, bare: list[str]) -> Brought:
     task: Task = (
         "binary" if objective == "binary:logistic" else "multiclass" if objective.startswith("multi:") else "regression"
     )
+    forest, unreadable = None, ""
     try:
         forest = read_xgboost(_best(model, booster, saved))
-    except InvalidInput:
-        if not hasattr(model, "get_params"):
-            raise
-        forest = None
+    except InvalidInput as error:
+        unreadable = str(error) if not hasattr(model, "get_params") else ""
     classes = tuple(str(name) for name in getattr(model, "classes_", ())) if task != "regression" else ()
-    return Brought(model, "xgboost", task, columns, classes or (("0", "1") if task == "binary" else ()), {}, forest)
+    classes = classes or _numbered(task, int(saved["learner"]["learner_model_param"]["num_class"]))
+    return Brought(model, "xgboost", task, columns, classes, {}, forest, unreadable)
+
+
+def _numbered(task: Task, count: int) -> tuple[str, ...]:
+    """The classes of a booster, which knows them by number only."""
+    return {"binary": ("0", "1"), "multiclass": tuple(map(str, range(count)))}.get(task, ())
 
 
 def _best(model: Any, booster: Any, saved: dict[str, Any]) -> dict[str, Any]:
@@ -255,38 +263,21 @@ def _original(brought: Brought, contract: Contract) -> Callable[[Matrix], NDArra
 
         names = model.feature_names
         return lambda rows: np.asarray(model.predict(xgboost.DMatrix(rows, feature_names=names)))
-    by_name = hasattr(model, "feature_names_in_")
 
     def answer(rows: Matrix) -> NDArray[np.floating]:
-        table = _frame(rows, contract) if by_name and brought.framework == "sklearn" else rows
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # unknown categories, feature names: both are asked for on purpose
-            if brought.task == "regression" or not hasattr(model, "predict_proba"):
-                return np.asarray(model.predict(table), dtype=np.float64)
-            both = np.asarray(model.predict_proba(table))
-        return both[:, 1] if brought.task == "binary" else both
+        table = _named(model, rows) if brought.framework == "xgboost" else rows
+        both = estimator_answers(model, table, contract, by_name=brought.framework == "sklearn")
+        return both[:, 1] if brought.task == "binary" and both.ndim == 2 else both
 
     return answer
 
 
-def _frame(rows: Matrix, contract: Contract) -> Any:
-    """A matrix as the data frame that a pipeline knows: names, texts, whole numbers."""
+def _named(model: Any, rows: Matrix) -> Any:
+    """Rows under the names of their columns, which XGBoost's linear boosters insist on."""
     import pandas
 
-    columns: dict[str, Any] = {}
-    for position, column in enumerate(contract.features):
-        values = rows[:, position].astype(np.float64)
-        missing = np.isnan(values)
-        if column.kind == "category":
-            names = np.array([*column.categories, np.nan], dtype=object)
-            columns[column.name] = names[np.where(missing, len(column.categories), values).astype(np.int64)]
-        elif column.kind == "integer" and not missing.any():
-            columns[column.name] = values.astype(np.int64)
-        elif column.kind == "boolean" and not missing.any():
-            columns[column.name] = values.astype(bool)
-        else:
-            columns[column.name] = values
-    return pandas.DataFrame(columns).astype({c.name: object for c in contract.features if c.kind == "category"})
+    names = model.get_booster().feature_names
+    return rows if names is None else pandas.DataFrame(rows, columns=names)
 
 
 # --- its graph --------------------------------------------------------------------------------------------------
@@ -305,7 +296,7 @@ def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -
     from skl2onnx import to_onnx
 
     _register_boosters()
-    by_column = any(c.kind == "category" for c in contract.features) or _selects_columns(brought.model)
+    by_column = any(c.kind == "category" for c in contract.features) or selects_columns(brought.model)
     model = _without_names(brought.model) if brought.framework == "xgboost" else _with_empty_texts(brought.model)
     options = {id(model): {"zipmap": False}} if brought.classes else None
     try:
@@ -340,7 +331,7 @@ def _without_names(model: Any) -> Any:
 
 def _with_empty_texts(model: Any) -> Any:
     """The model, its imputers of text told that missing is the empty text: ONNX strings know no other."""
-    if not _selects_columns(model):
+    if not selects_columns(model):
         return model
     told = copy.deepcopy(model)
     for step in [step for _, step in getattr(told, "steps", ())] or [told]:
@@ -351,7 +342,8 @@ def _with_empty_texts(model: Any) -> Any:
     return told
 
 
-def _selects_columns(model: Any) -> bool:
+def selects_columns(model: Any) -> bool:
+    """Whether a pipeline tells its columns apart."""
     steps = [step for _, step in getattr(model, "steps", ())] or [model]
     return any(hasattr(step, "transformers_") for step in steps)
 

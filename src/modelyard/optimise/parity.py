@@ -35,17 +35,20 @@ def prove(
     edge_rows: Matrix,
     tolerance: float = TOLERANCE,
     output: str = "probability",
+    alone: bool = True,
 ) -> Parity:
     """The proof that `runtime` answers as `original` on all rows: in batches and, for some, one by one.
 
     matrix, edge_rows: finished rows, float32[n, features]; both sides see the very same float32 values. A difference is
-    counted absolutely up to answers of size one (all probabilities), relatively above. Raises ParityFailed with the
-    largest difference.
+    counted absolutely up to answers of size one (all probabilities), relatively above. alone: whether a row gets the
+    same answer alone as among others; else both sides are asked alone. Raises ParityFailed with the largest difference.
     """
-    return compare(original, lambda rows: runtime.predict({"rows": rows})[output], matrix, edge_rows, tolerance)
+    return compare(original, lambda rows: runtime.predict({"rows": rows})[output], matrix, edge_rows, tolerance, alone)
 
 
-def compare(original: Answer, packaged: Answer, matrix: Matrix, edge_rows: Matrix, tolerance: float) -> Parity:
+def compare(
+    original: Answer, packaged: Answer, matrix: Matrix, edge_rows: Matrix, tolerance: float, alone: bool = True
+) -> Parity:
     """The proof for any two ways of answering, as `prove` says."""
     rows = np.concatenate([matrix, edge_rows]) if len(edge_rows) else matrix
     if not len(rows):
@@ -53,8 +56,10 @@ def compare(original: Answer, packaged: Answer, matrix: Matrix, edge_rows: Matri
     wanted = np.asarray(original(rows), dtype=np.float64)
     worst = _difference(wanted, np.asarray(packaged(rows), dtype=np.float64), len(matrix), tolerance)
     for row in np.unique(np.linspace(0, len(rows) - 1, 50).astype(int)):
-        one = np.asarray(packaged(rows[row : row + 1]), dtype=np.float64)
-        worst = max(worst, _difference(wanted[row : row + 1], one, len(matrix) - row, tolerance))
+        single = rows[row : row + 1]
+        one = np.asarray(packaged(single), dtype=np.float64)
+        same = wanted[row : row + 1] if alone else np.asarray(original(single), dtype=np.float64)
+        worst = max(worst, _difference(same, one, len(matrix) - row, tolerance))
     return Parity(rows=len(rows), edge_rows=len(edge_rows), tolerance=tolerance, max_error=worst)
 
 

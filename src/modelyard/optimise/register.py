@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -30,9 +30,11 @@ from modelyard.contract.tensor import Matrix
 from modelyard.data.rows import json_rows
 from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
 from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
+from modelyard.optimise.held import file_of, package_held
 from modelyard.optimise.parity import ParityFailed, edge_rows, prove
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
 from modelyard.runtimes import conformance
+from modelyard.runtimes.answers import answer_name
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
 
@@ -40,15 +42,24 @@ MARGINS = (10.0, 2.0, 0.0)  # how far beyond the sample callers may go: as far a
 _DATATYPES = {"number": "FP64", "integer": "INT64", "category": "BYTES", "boolean": "BOOL"}
 _SAMPLES = 4
 
+Served = Literal["onnx", "native"]
+
 
 def register(
-    model: Any, sample: Any, name: str, *, target: str | None = None, trust: bool = False, note: str = ""
+    model: Any,
+    sample: Any,
+    name: str,
+    *,
+    target: str | None = None,
+    trust: bool = False,
+    runtime: Served = "onnx",
+    note: str = "",
 ) -> tuple[str, int]:
     """Package a model, put it on the shelf and register it; the model's name and the new version's number.
 
-    model, sample, target, trust: as in `package_model`, which also says what is raised.
+    model, sample, target, trust, runtime: as in `package_model`, which also says what is raised.
     """
-    manifest, files = package_model(model, sample, name, target, trust=trust)
+    manifest, files = package_model(model, sample, name, target, trust=trust, runtime=runtime)
     # The one seam to the control plane: this room must not import it, and only a caller of `register` wants it.
     work = import_module("modelyard.control.registry.work")
     registered: tuple[str, int] = work.register_packaged(manifest, files, note=note)
@@ -56,24 +67,33 @@ def register(
 
 
 def package_model(
-    model: Any, sample: Any, name: str, target: str | None = None, *, trust: bool = False
+    model: Any, sample: Any, name: str, target: str | None = None, *, trust: bool = False, runtime: Served = "onnx"
 ) -> tuple[Manifest, dict[str, bytes]]:
     """A model as a manifest and files, proven: `Shelf.put(manifest, files)`.
 
-    model: a file (.onnx, LightGBM .txt, XGBoost .json or .ubj, and with `trust` a pickle), ONNX bytes, or a fitted
-    scikit-learn, LightGBM or XGBoost estimator. sample: rows that it takes, as a frame or a file; its column `target`,
-    if named, is not a feature. Raises InvalidInput or ParityFailed with the reason, NotFound for a missing file.
+    model: a file (.onnx, LightGBM .txt, XGBoost .json or .ubj, .skops, and with `trust` a pickle), ONNX bytes, or a
+    fitted scikit-learn, LightGBM or XGBoost estimator; or the folder of a text encoder, which needs no sample (None).
+    sample: rows that it takes, as a frame or a file; its column `target`, if named, is not a feature. runtime: convert
+    it to ONNX, or keep it `native`, as it is, to be served by its own framework in model workers. Raises InvalidInput
+    or ParityFailed with the reason, NotFound for a missing file.
     """
     check_name("model", name)
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        return _package_text(Path(model), sample, name, target)
     rows = read_sample(sample)
     if target is not None and target not in rows.table.columns:
         raise InvalidInput(f"the sample has no column {target!r} to be the target")
     source = Path(model).name if isinstance(model, str | Path) else type(model).__name__
     data = _onnx_bytes(model)
     if data is not None:
+        if runtime == "native":
+            raise InvalidInput("an ONNX graph is served by ONNX Runtime; leave --runtime native out")
         return _package_graph(read_graph(data), data, rows, name, target, source)
-    estimator = load_estimator(Path(model), trust) if isinstance(model, str | Path) else model
-    return _package_estimator(describe_estimator(estimator, rows, target), rows, name, target, source)
+    path = Path(model) if isinstance(model, str | Path) else None
+    brought = describe_estimator(load_estimator(path, trust) if path is not None else model, rows, target)
+    if runtime == "native":
+        return _package_held(brought, path, trust, rows, name, target, source)
+    return _package_estimator(brought, rows, name, target, source)
 
 
 def _onnx_bytes(model: Any) -> bytes | None:
@@ -89,6 +109,15 @@ def _onnx_bytes(model: Any) -> bytes | None:
     return None
 
 
+def _package_text(folder: Path, sample: Any, name: str, target: str | None) -> tuple[Manifest, dict[str, bytes]]:
+    if sample is not None or target is not None:
+        raise InvalidInput("a folder is a text encoder: it takes texts, so leave the sample and the target out")
+    # Named, not imported: only who brings text needs the library tokenizers.
+    text = import_module("modelyard.optimise.text")
+    packaged: tuple[Manifest, dict[str, bytes]] = text.package_text_model(folder, name)
+    return packaged
+
+
 # --- a graph ----------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +128,7 @@ def _package_graph(
     contract = sample_contract(sample, columns, _target(target, graph.classes), {}, MARGINS[0])
     _fits(graph, contract, columns)
     manifest = _manifest(name, "onnx", graph.task, contract, graph.outputs, sample, source)
-    layout = "matrix" if graph.takes_matrix(columns) else "columns"
+    layout: Literal["matrix", "columns"] = "matrix" if graph.takes_matrix(columns) else "columns"
     manifest = msgspec.structs.replace(manifest, signature=Signature(graph.inputs, graph.outputs, layout))
     files = {"model.onnx": graph.data}
     manifest, rows = _prove_graph(manifest, files, data, graph, sample)
@@ -146,21 +175,30 @@ def _prove_graph(
         brought = open_runtime(shelf.open(shelf.put(manifest, {"model.onnx": data})))
         runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
         try:
-            proofs = []
             outputs = runtime.predict({"rows": raw})
             for spec in graph.outputs:
                 if len(outputs[spec.name]) != len(raw):
                     count = len(outputs[spec.name])
                     raise ParityFailed(f"output {spec.name!r} has {count} rows for {len(raw)} rows of input")
-                if spec.datatype in ("FP32", "FP64"):
-                    original = partial(_brought_output, brought, same[spec.name])
-                    proofs.append(prove(original, runtime, raw, edges, output=spec.name))
-            conformance.require(runtime, np.concatenate([raw[:32], edges[:32]]))
+            found = conformance.check(runtime, np.concatenate([raw[:32], edges[:32]]))
+            alone = conformance.rows_are_independent(found)
+            proofs = [
+                prove(
+                    partial(_brought_output, brought, same[spec.name]),
+                    runtime,
+                    raw,
+                    edges,
+                    output=spec.name,
+                    alone=alone,
+                )
+                for spec in graph.outputs
+                if spec.datatype in ("FP32", "FP64")
+            ]
         finally:
             brought.close()
             runtime.close()
     worst = max(proofs, key=lambda proof: proof.max_error, default=None)
-    return msgspec.structs.replace(manifest, parity=worst), raw
+    return msgspec.structs.replace(manifest, parity=worst, independent_rows=alone), raw
 
 
 def _brought_output(runtime: Runtime, same: Same, rows: Matrix) -> Any:
@@ -182,9 +220,7 @@ def _package_estimator(
     for whole_as_int in (False, True) if brought.forest is None else (False,):
         converted: Converted | None = None
         for margin in MARGINS:
-            contract = sample_contract(
-                sample, brought.columns, _target(target, brought.classes), brought.categories, margin
-            )
+            contract = _contract(brought, sample, target, margin)
             try:
                 converted = converted or convert(brought, contract, whole_as_int)
                 return _prove_estimator(brought, converted, contract, sample, name, source)
@@ -194,7 +230,22 @@ def _package_estimator(
                 reasons.append(error)
                 break
     # How far it is off says more than that another way of converting failed too.
-    raise next((reason for reason in reasons if isinstance(reason, ParityFailed)), reasons[0])
+    reason = next((reason for reason in reasons if isinstance(reason, ParityFailed)), reasons[0])
+    raise type(reason)(f"{reason}; to serve it as it is, in model workers, keep it with --runtime native")
+
+
+def _contract(brought: Brought, sample: Sample, target: str | None, margin: float) -> Contract:
+    return sample_contract(sample, brought.columns, _target(target, brought.classes), brought.categories, margin)
+
+
+def _package_held(
+    brought: Brought, path: Path | None, trust: bool, sample: Sample, name: str, target: str | None, source: str
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Keep the model as it is: what it says of itself, proven by the runtime that will serve it."""
+    contract = _contract(brought, sample, target, MARGINS[0])
+    file = file_of(brought, path, trust)
+    manifest, files, raw = package_held(brought, file, contract, sample, name, source)
+    return manifest, files | _samples(manifest, files, contract, sample, raw, answer_name(brought.task))
 
 
 def _prove_estimator(
@@ -215,11 +266,12 @@ def _prove_estimator(
         shelf = Shelf(Path(folder))
         runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
         try:
-            parity = prove(original, runtime, raw, edges, output=converted.output)
-            conformance.require(runtime, np.concatenate([raw[:32], edges[:32]]))
+            found = conformance.check(runtime, np.concatenate([raw[:32], edges[:32]]))
+            alone = conformance.rows_are_independent(found)
+            parity = prove(original, runtime, raw, edges, output=converted.output, alone=alone)
         finally:
             runtime.close()
-    manifest = msgspec.structs.replace(manifest, parity=parity)
+    manifest = msgspec.structs.replace(manifest, parity=parity, independent_rows=alone)
     return manifest, files | _samples(manifest, files, contract, sample, raw, converted.output)
 
 
@@ -274,11 +326,13 @@ def _samples(
         finally:
             runtime.close()
     entries = [{"row": row, output: answer} for row, answer in zip(rows, answers, strict=True)]
-    digest = hashlib.sha256(files["model.onnx"]).hexdigest()
+    file = next(name for name in files if name.startswith("model."))
+    digest = hashlib.sha256(files[file]).hexdigest()
     card = f"# {manifest.model}\n\nA {manifest.framework} model ({manifest.task}) that was brought, not trained here.\n"
-    card += (
-        f"Its graph's SHA-256 is `{digest}`. Its contract is inferred from a sample of {sample.table.height} rows.\n"
-    )
+    card += f"The SHA-256 of `{file}` is `{digest}`. "
+    card += f"Its contract is inferred from a sample of {sample.table.height} rows.\n"
+    if manifest.trusted:
+        card += "\nTrusted code: opening its file runs code that is in it. It is opened in model workers only.\n"
     if manifest.parity:
         card += (
             f"\nParity with the original: {manifest.parity.rows} rows, {manifest.parity.edge_rows} of them edge rows, "

@@ -27,21 +27,24 @@ from modelyard.runtimes.version import LoadedVersion
 CHUNK_ROWS = 8_192  # bounds memory, however long the table
 
 
-def load(name: str | os.PathLike[str], home: str | os.PathLike[str] | None = None) -> LoadedModel:
+def load(
+    name: str | os.PathLike[str], home: str | os.PathLike[str] | None = None, *, trust: bool = False
+) -> LoadedModel:
     """The version that `name` means, in memory.
 
     name: `model:alias` or `model:number` as registered in `home`, `model` alone for its champion, or the path of an
-    artifact's folder. home: the Modelyard home; by default MODELYARD_HOME, modelyard.toml, or ./.modelyard.
-    Raises NotFound, and InvalidInput where a byte differs from what was stored.
+    artifact's folder. home: the Modelyard home; by default MODELYARD_HOME, modelyard.toml, or ./.modelyard. trust:
+    also open a version that holds or names code, such as a pickle: the code then runs in this process.
+    Raises NotFound, and InvalidInput where a byte differs from what was stored, or code is not trusted.
     """
     folder = Path(name)
     if isinstance(name, os.PathLike) or (folder / MANIFEST).is_file():
-        return LoadedModel(_artifact_in(folder), 0)
+        return LoadedModel(_checked(_artifact_in(folder), trust), 0)
     root = Path(home) if home is not None else load_settings()[0].root
     digest = resolve(Home(root), str(name))
     model, _, meant = str(name).partition(":")
     version = int(meant) if meant.isdigit() else _number_of(Home(root), model, digest)
-    return LoadedModel(Shelf(Home(root).shelf).open(digest), version)
+    return LoadedModel(_checked(Shelf(Home(root).shelf).open(digest), trust), version)
 
 
 class LoadedModel:
@@ -89,8 +92,7 @@ class LoadedModel:
         """
         if reasons not in (None, "all", "none"):
             raise InvalidInput("reasons is 'all', 'none', or left out for those of the declined")
-        plain, single = plain_rows(rows)
-        matrix = self._loaded.encoder.encode_rows(plain)
+        matrix, single = self._matrix_of(rows)
         found: list[Prediction] = []
         for start in range(0, len(matrix), CHUNK_ROWS):
             found += self._answer(matrix[start : start + CHUNK_ROWS], start, reasons, language or "en")
@@ -103,8 +105,7 @@ class LoadedModel:
     def explain(self, rows: Any) -> Any:
         """What each column contributed in log-odds, as `predict` counts rows. Raises InvalidInput also where the
         version cannot explain itself."""
-        plain, single = plain_rows(rows)
-        matrix = self._loaded.encoder.encode_rows(plain)
+        matrix, single = self._matrix_of(rows)
         contributions = self._loaded.explain(matrix)
         if contributions is None:
             raise InvalidInput(f"{self.manifest.model}: a {self.manifest.framework} version cannot explain itself")
@@ -114,6 +115,19 @@ class LoadedModel:
             for row, values in enumerate(contributions.tolist())
         ]
         return found[0] if single else found
+
+    def predict_tensors(self, inputs: Tensors) -> Tensors:
+        """What a version of tensors answers: name -> array, first axis rows, as its signature says."""
+        if self._loaded.is_table:
+            raise InvalidInput(f"{self.manifest.model} takes rows of a table; ask `predict`")
+        return self._loaded.predict(inputs)
+
+    def _matrix_of(self, rows: Any) -> tuple[Matrix, bool]:
+        """The rows as the encoder makes them, and whether it was one alone."""
+        if not self._loaded.is_table:
+            raise InvalidInput(f"{self.manifest.model} takes tensors; ask `predict_tensors`")
+        plain, single = plain_rows(rows)
+        return self._loaded.encoder.encode_rows(plain), single
 
     def _answer(self, matrix: Matrix, start: int, reasons: str | None, language: str) -> list[Prediction]:
         outputs = self._loaded.predict(matrix)
@@ -162,6 +176,16 @@ class LoadedModel:
             )
             for row in range(count)
         ]
+
+
+def _checked(artifact: Artifact, trust: bool) -> Artifact:
+    """The artifact, if it may be opened in this process. Raises InvalidInput."""
+    if artifact.manifest.trusted and not trust:
+        raise InvalidInput(
+            f"{artifact.manifest.model} holds trusted code, which would run in this process; load it with trust=True, "
+            "or call the gateway, where it runs apart"
+        )
+    return artifact
 
 
 def _artifact_in(folder: Path) -> Artifact:

@@ -93,18 +93,19 @@ class LoadedVersion:
         A slow model is measured up to the size at which `WARM_S` is spent: nobody waits longer for its deployment.
         """
         curve: dict[int, float] = {}
-        until = time.perf_counter() + WARM_S
+        began = now = time.perf_counter()
         for size in sizes if self.manifest.independent_rows else sizes[:1]:
             batch: Inputs = self.varied_rows(size) if self.is_table else self.varied_tensors(size)
-            best = float("inf")
+            best, first = float("inf"), time.perf_counter()
             for _ in range(rounds):
                 start = time.perf_counter()
                 self.predict(batch)
-                best = min(best, time.perf_counter() - start)
-                if time.perf_counter() > until:
+                now = time.perf_counter()
+                best = min(best, now - start)
+                if now - first > WARM_S / len(sizes):
                     break
             curve[size] = best
-            if time.perf_counter() > until:
+            if now - began > WARM_S:
                 break
         return curve
 
