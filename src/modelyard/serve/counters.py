@@ -31,6 +31,8 @@ HELP = {
     "modelyard_failures": "Calls that were let in and ended with an error.",
     "modelyard_executions": "Batches that answered calls of this deployment first.",
     "modelyard_stage_nanoseconds": "Time that calls spent: input (reading), queue, infer, output (answering), failure.",
+    "modelyard_last_call_timestamp_seconds": "When the last call was answered, seconds since 1970.",
+    "modelyard_batch_nanoseconds": "Time of the model's calls, by rows up to.",
     "modelyard_dropped_calls": "Calls whose caller had gone or whose deadline had passed, dropped before computing.",
     "modelyard_records_dropped": "Prediction records lost because the buffer was full.",
     "modelyard_feedback": "Truths received.",
@@ -54,13 +56,13 @@ class Counters:
     def __init__(self, folder: Path, worker: int) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._names = open(folder / f"worker-{worker}.names", "a+", encoding="utf-8")  # noqa: SIM115 - for life
-        self.cells = _map(folder / f"worker-{worker}.slab")  # after its names: readers start from the slab
+        self.cells = map_slab(folder / f"worker-{worker}.slab")  # after its names: readers start from the slab
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._next = 1  # cell 0 takes what has no room
         self._names.seek(0)
-        for kind, name, labels, cell in _series(self._names):
+        for kind, name, labels, cell in series_in(self._names):
             self._known[name, labels] = cell
-            self._next = max(self._next, cell + _width(kind, name))
+            self._next = max(self._next, cell + width_of(kind, name))
         self._names.write("\n")  # a torn last line ends here
 
     def counter(self, name: str, **labels: str) -> int:
@@ -83,7 +85,7 @@ class Counters:
         key = (name, tuple(sorted(labels.items())))
         if (cell := self._known.get(key)) is not None:
             return cell
-        cell, width = self._next, _width(kind, name)
+        cell, width = self._next, width_of(kind, name)
         if cell + width > CELLS - _SPARE:
             return 0 if kind == "counter" else CELLS - width
         self._next += width
@@ -107,10 +109,10 @@ class _Collector:
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         total: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[int]] = {}
         for path in sorted(self.folder.glob("*.slab")):
-            cells = _map(path)
+            cells = map_slab(path)
             with open(path.with_suffix(".names"), encoding="utf-8") as names:
-                for kind, name, labels, cell in _series(names):
-                    values = list(cells[cell : cell + _width(kind, name)])
+                for kind, name, labels, cell in series_in(names):
+                    values = list(cells[cell : cell + width_of(kind, name)])
                     _add(total.setdefault((kind, name, labels), []), values, kind, name)
         by_name: dict[tuple[str, str], list[tuple[tuple[tuple[str, str], ...], list[int]]]] = {}
         for (kind, name, labels), values in total.items():
@@ -152,11 +154,13 @@ def _edges(name: str) -> tuple[float, ...]:
     return SECONDS if name.endswith("_seconds") else ROWS
 
 
-def _width(kind: str, name: str) -> int:
+def width_of(kind: str, name: str) -> int:
+    """How many cells a series has."""
     return len(_edges(name)) + 2 if kind == "histogram" else 1
 
 
-def _series(lines: Iterable[str]) -> Iterator[_Series]:
+def series_in(lines: Iterable[str]) -> Iterator[_Series]:
+    """The series that a slab's list of names holds."""
     for line in lines:
         try:
             kind, name, labels, cell = json.loads(line)
@@ -165,7 +169,8 @@ def _series(lines: Iterable[str]) -> Iterator[_Series]:
         yield kind, name, tuple((key, text) for key, text in labels), cell
 
 
-def _map(path: Path) -> memoryview:
+def map_slab(path: Path) -> memoryview:
+    """A slab's cells, mapped; made where there is none."""
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         if os.fstat(file.fileno()).st_size < CELLS * 8:
             file.truncate(CELLS * 8)
