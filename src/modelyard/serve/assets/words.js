@@ -1,0 +1,41 @@
+// What the page itself says, in English and Chinese; the document's own texts come from the gateway.
+"use strict";
+
+const WORDS = {
+  en: {
+    other: "中文", key: "API key", keyHint: "API key, kept in this tab only", use: "Use key", used: "Key in use",
+    search: "Find an endpoint", gateway: "The gateway itself", noEndpoints: "Nothing is deployed yet, or this key may use nothing.",
+    needsKey: "This gateway asks for a key", needsKeyText: "Put your API key into the field above. It stays in this tab's memory: it is neither stored nor sent anywhere but to this gateway.",
+    loading: "Loading…", failed: "The gateway did not answer", retry: "Try again",
+    model: "model", version: "version", target: "predicts", pays: "{positive} at {cutoff} or more, else {negative}",
+    tryIt: "Try it", form: "Form", json: "JSON", send: "Predict", sendExplain: "Explain", predict: "Predict", explain: "Explain",
+    reset: "Example", main: "by traffic split", reasons: "Reasons", auto: "at the cut-off", all: "always", none: "never",
+    missing: "missing", yes: "true", no: "false", required: "required", optional: "optional",
+    answer: "Answer", answerHint: "Fill in the form, or take the example as it is, and send it: the answer appears here.",
+    probability: "probability", cutoff: "cut-off", score: "score", why: "What counted against it", noReasons: "No reasons below the cut-off.",
+    took: "{ms} ms there and back", requestId: "request id", raw: "The whole answer", contributions: "What each column contributed (log-odds)",
+    base: "base", truth: "What turned out to be true?", thanks: "Taken: it belongs to this request id now.",
+    code: "The same from a program", copy: "Copy", copied: "Copied", columns: "Columns", name: "Name", kind: "Type", allowed: "Allowed", about: "About",
+    operations: "All operations", open: "no key needed", scope: "scope", parameters: "Parameters", body: "Body", responses: "Responses", call: "Send",
+    other_errors: "other", notJson: "This is not JSON", invalid: "The contract says no", anything: "anything", listOf: "list of", oneOf: "one of",
+    example: "example", rows: "rows", outputs: "Outputs", binaryOnly: "binary", schema: "Schema", ownCalls: "Rows in, answers out", protocolV2: "Open Inference Protocol V2", protocolV1: "KServe V1", otherCalls: "The gateway",
+  },
+  zh: {
+    other: "English", key: "API 密钥", keyHint: "API 密钥，仅保存在此标签页", use: "使用密钥", used: "密钥使用中",
+    search: "查找端点", gateway: "网关自身", noEndpoints: "尚未部署任何模型，或此密钥无权使用任何端点。",
+    needsKey: "此网关要求密钥", needsKeyText: "请在上方填入 API 密钥。密钥只保存在此标签页的内存中：不会存储，也不会发送到此网关以外的任何地方。",
+    loading: "加载中…", failed: "网关没有应答", retry: "重试",
+    model: "模型", version: "版本", target: "预测", pays: "达到 {cutoff} 及以上为 {positive}，否则为 {negative}",
+    tryIt: "试一试", form: "表单", json: "JSON", send: "预测", sendExplain: "解释", predict: "预测", explain: "解释",
+    reset: "示例", main: "按流量分配", reasons: "理由", auto: "达到阈值时", all: "总是", none: "不给",
+    missing: "缺失", yes: "是", no: "否", required: "必填", optional: "可选",
+    answer: "回答", answerHint: "填写表单（或直接使用示例）并发送，回答会显示在这里。",
+    probability: "概率", cutoff: "阈值", score: "分数", why: "不利因素", noReasons: "低于阈值，不给理由。",
+    took: "往返 {ms} 毫秒", requestId: "请求编号", raw: "完整回答", contributions: "各列的贡献（对数几率）",
+    base: "基准", truth: "后来的真实结果是？", thanks: "已接收，并归于此请求编号。",
+    code: "用程序调用", copy: "复制", copied: "已复制", columns: "列", name: "名称", kind: "类型", allowed: "允许", about: "说明",
+    operations: "全部操作", open: "无需密钥", scope: "权限范围", parameters: "参数", body: "请求体", responses: "回答", call: "发送",
+    other_errors: "其他", notJson: "不是有效的 JSON", invalid: "不符合契约", anything: "任意", listOf: "列表：", oneOf: "其中之一",
+    example: "示例", rows: "行", outputs: "输出", binaryOnly: "二进制", schema: "结构", ownCalls: "按行调用", protocolV2: "Open Inference Protocol V2", protocolV1: "KServe V1", otherCalls: "网关",
+  },
+};
