@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kit.gateway import Gateway, gateway, plan
@@ -41,6 +42,14 @@ WORDS = {
     "HEX": f"{len(ROW):x}",
     "X65536": "x" * 65536,
     "GOOD": GOOD,
+    "HEAD": "age,income,home,job,guarantor",
+    "LIST": '[35,120.5,"rent","fixed",false]',
+}
+POSTS = {  # a case's shorthand -> where its body is posted to
+    "body": "/loans",
+    "infer": "/v2/models/loans/infer",
+    "v1": "/v1/models/loans:predict",
+    "mlflow": "/invocations",
 }
 
 
@@ -49,7 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     root = tmp_path_factory.mktemp("hostile") / "home"
     digest = store(Shelf(Home(root).prepare().shelf))
     key = PlannedKey("k1", digest_of(KEY), "tester", ("infer",))
-    first = plan(1, {1: digest}, keys=(key,), require_keys=True)
+    first = msgspec.structs.replace(plan(1, {1: digest}, keys=(key,), require_keys=True), default_endpoint="loans")
     limits = {"header_timeout_s": 1, "body_timeout_s": 1, "idle_timeout_s": 1.5, "max_body_bytes": 1_500_000}
     with gateway(root, first, **limits) as one:
         yield one
@@ -100,13 +109,11 @@ def converse(line: socket.socket, case: dict[str, Any]) -> tuple[list[tuple[int,
 
 
 def chunks(case: dict[str, Any]) -> list[bytes | list[bytes]]:
-    if "body" in case:
-        body = case["body"].encode()
-        return [filled(f"POST /loans HTTP/1.1\r\n$HOST${{AUTH}}Content-Length: {len(body)}\r\n\r\n") + body]
-    if "infer" in case:
-        body = filled(case["infer"])
-        head = f"POST /v2/models/loans/infer HTTP/1.1\r\n$HOST${{AUTH}}Content-Length: {len(body)}\r\n\r\n"
-        return [filled(head) + body]
+    for shorthand, path in POSTS.items():
+        if shorthand in case:
+            body = case["body"].encode() if shorthand == "body" else filled(case[shorthand])
+            kind = f"Content-Type: {case['type']}\r\n" if "type" in case else ""
+            return [filled(f"POST {path} HTTP/1.1\r\n$HOST${{AUTH}}{kind}Content-Length: {len(body)}\r\n\r\n") + body]
     return [one_chunk(text) for text in case["raw"]]
 
 
