@@ -1,12 +1,20 @@
 """Each process is started for real, and must sleep through what the other planes need."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import lightgbm
 import pytest
 
-HEAVY = ["django", "pandas", "sklearn", "lightgbm", "torch", "polars"]
+from kit.applicants import CODES, WHOLE, fitted
+from modelyard.artifacts.store import Shelf
+from modelyard.contract.home import Home
+from modelyard.optimise.register import package_model
+
+HEAVY = ["django", "pandas", "sklearn", "lightgbm", "xgboost", "skops", "torch", "polars"]
 OTHER_ROOMS = ["modelyard.control", "modelyard.data", "modelyard.train", "modelyard.optimise"]
 
 
@@ -31,3 +39,26 @@ def modules_after(statement: str) -> set[str]:
 )
 def test_a_process_wakes_only_its_own_wing(statement: str, asleep: list[str]) -> None:
     assert sorted(modules_after(statement) & set(asleep)) == []
+
+
+ASKED = """
+from pathlib import Path
+import numpy as np
+from kit.model_workers import model_workers
+with model_workers(Path({home!r})) as workers:
+    version = workers.open({digest!r})
+    version.predict(np.zeros((3, 2), dtype=np.float32))
+    version.explain(np.zeros((3, 2), dtype=np.float32))
+    version.close()
+"""
+
+
+def test_who_asks_a_model_worker_and_who_supervises_it_sleep_through_its_framework(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    model = fitted(lightgbm.LGBMClassifier(n_estimators=3, verbosity=-1), WHOLE, CODES)
+    shelf = Shelf(Home(tmp_path).shelf)
+    digest = shelf.put(*package_model(model, WHOLE, "loans", runtime="native"))
+    woken = modules_after(ASKED.format(home=str(tmp_path), digest=digest))
+    assert sorted(woken & {*HEAVY, *OTHER_ROOMS, "onnxruntime"}) == []

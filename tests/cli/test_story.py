@@ -36,8 +36,8 @@ class Desk:
         self.environment = kept | {
             "MODELYARD_HOME": str(self.home),
             "MODELYARD_GATEWAY_PORT": str(self.gateway_port),
-            "MODELYARD_CONTROL_PORT": str(self.control_port),
             "MODELYARD_GRPC_PORT": "0",
+            "MODELYARD_CONTROL_PORT": str(self.control_port),
             "MODELYARD_WORKERS": "1",
             "LANG": "C.UTF-8",
         }

@@ -352,3 +352,14 @@ def test_float32s_last_number_is_taken_and_the_next_is_not() -> None:
     assert compiled.decode_json(json.dumps({"x": FLOAT32_MAX}).encode(), 1)[0][0, 0] == np.float32(FLOAT32_MAX)
     with pytest.raises(InvalidInput, match="finite"):
         compiled.decode_json(json.dumps({"x": np.nextafter(FLOAT32_MAX, np.inf)}).encode(), 1)
+
+
+def test_a_limit_holds_for_float32_as_its_sender_means_it() -> None:
+    encoder = Encoder(Contract((Column("share", "number", minimum=0.1, maximum=0.7), Column("x", "number"))))
+    at_the_limits = np.array([[0.1, 1.0], [0.7, 2.0]], dtype=np.float32)
+    assert np.array_equal(encoder.encode_matrix(at_the_limits), at_the_limits)
+    columns = {"share": at_the_limits[:, 0], "x": at_the_limits[:, 1]}
+    assert np.array_equal(encoder.encode_columns(columns, 2), at_the_limits)
+    for beyond in (np.nextafter(np.float32(0.1), np.float32(0)), np.nextafter(np.float32(0.7), np.float32(1))):
+        with pytest.raises(InvalidInput, match="share"):
+            encoder.encode_matrix(np.array([[beyond, 1.0]], dtype=np.float32))

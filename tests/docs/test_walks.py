@@ -50,7 +50,7 @@ STOPS = [
     ("serve/http.py", "Connection.on_headers_complete", "server.app.admit("),
     ("serve/gateway.py", "Gateway.admit", "admission.identify("),
     ("serve/http.py", "Connection._hand_over", "server.app.handle("),
-    ("serve/gateway.py", "_predict", "native.read_rows, native.say_prediction"),
+    ("serve/handlers.py", "predict", "native.read_rows, native.say_prediction"),
     ("serve/gateway.py", "Gateway.call", "inference.infer("),
     ("serve/inference.py", "Inference.infer", "replica.submit("),
     ("serve/native.py", "read_rows", "encoder.decode_json("),

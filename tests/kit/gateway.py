@@ -103,6 +103,13 @@ class Gateway:
 
         until(served, f"every worker serves revision {revision}")
 
+    @property
+    def grpc_port(self) -> int:
+        """Where gRPC is spoken."""
+        state = self.state()
+        assert state is not None
+        return int(state.grpc_url.rpartition(":")[2])
+
     def workers(self) -> list[int]:
         """The workers' process ids."""
         state = self.state()
@@ -131,7 +138,8 @@ def gateway(root: Path, first: ServingPlan | None = None, **settings: object) ->
     if first is not None:
         publish(home, first)
     environment = {name: text for name, text in os.environ.items() if not name.startswith("MODELYARD_")}
-    environment |= {"MODELYARD_HOME": str(root), "MODELYARD_GATEWAY_PORT": "0", "MODELYARD_WORKERS": "2"}
+    environment |= {"MODELYARD_HOME": str(root), "MODELYARD_GATEWAY_PORT": "0", "MODELYARD_GRPC_PORT": "0"}
+    environment |= {"MODELYARD_WORKERS": "2"}
     environment["MODELYARD_GRPC_PORT"] = "0"
     environment |= {f"MODELYARD_{name.upper()}": str(value) for name, value in settings.items()}
     log = root / "gateway.log"

@@ -30,8 +30,8 @@ class Product:
         self.environment = kept | {
             "MODELYARD_HOME": str(root),
             "MODELYARD_GATEWAY_PORT": str(self.gateway_port),
-            "MODELYARD_CONTROL_PORT": str(self.control_port),
             "MODELYARD_GRPC_PORT": "0",
+            "MODELYARD_CONTROL_PORT": str(self.control_port),
             "MODELYARD_WORKERS": "2",
             "LANG": "C.UTF-8",
         }

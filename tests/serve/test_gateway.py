@@ -30,6 +30,7 @@ from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedEndpoint, PlannedKey, PlannedVersion, ServingPlan, TrafficSplit
 from modelyard.contract.telemetry import Feedback, Prediction, Record, frames
 from modelyard.secure.keys import digest_of
+from modelyard.serve.v2 import EXTENSIONS
 
 pytestmark = pytest.mark.xdist_group("gateway")
 
@@ -428,7 +429,7 @@ def test_a_quota_is_shared_by_all_workers_and_says_when_to_come_back(house: Hous
 
 
 def test_v2_describes_itself(house: House) -> None:
-    assert house.ask("/v2", method="GET").json()["extensions"] == ["binary_tensor_data"]
+    assert house.ask("/v2", method="GET").json()["extensions"] == EXTENSIONS
     for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/loans/ready", "/v2/models/loans/versions/2/ready"):
         assert house.ask(path, method="GET").status == 200
     about = house.ask("/v2/models/loans", method="GET").json()

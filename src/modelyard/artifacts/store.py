@@ -1,7 +1,8 @@
 """The shelf: a folder of artifacts, each named by its digest, written once, verified when opened.
 
-Nothing on the shelf is executed: manifests, ONNX graphs, arrays and text. `names.json` (signed) says which digest a
-name means, for readers without a registry, such as `modelyard.load`.
+Nothing on the shelf is executed: manifests, graphs, arrays, trees and text. The exception is marked in its manifest: a
+pickle that was trusted when it was registered, which is opened in model workers only. `names.json` (signed) says
+which digest a name means, for readers without a registry, such as `modelyard.load`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings, load_settings
 
 # Flags that are settings: the same names on the command line and in modelyard.toml.
-SETTING_FLAGS = ("home", "host", "gateway_port", "control_port", "workers", "require_keys")
+SETTING_FLAGS = ("home", "host", "gateway_port", "grpc_port", "control_port", "workers", "require_keys")
 
 
 class Context:

@@ -127,7 +127,8 @@ def ports(context: Context) -> Iterator[Finding]:
 
     settings = context.settings
     ours = running_gateway(context) is not None
-    for name, port in (("gateway_port", settings.gateway_port), ("control_port", settings.control_port)):
+    for name in ("gateway_port", "grpc_port", "control_port"):
+        port = getattr(settings, name)
         if ours and answers(settings.host, port):
             yield Finding(name, "ok", f"{port}, in use by this home")
             continue

@@ -91,6 +91,14 @@ def _gateway_lines(context: Context, state: GatewayState | None, plan: ServingPl
             context.console.say("worker_behind", worker=worker.worker, revision=worker.revision, wanted=plan.revision)
     for death in state.restarts[-3:]:
         context.console.say("worker_died", cause=death)
+    for model in state.models:
+        name = f"{model.digest[:16]}-{model.index}"
+        context.console.say(
+            "model_worker", digest=model.digest[:12], index=model.index, state=model.state, pid=model.pid,
+            megabytes=model.rss_bytes >> 20, restarts=model.restarts,
+        )  # fmt: skip
+        if model.last_death:
+            context.console.say("model_worker_died", cause=model.last_death, file=f"run/models/{name}.json")
 
 
 def _plan_lines(context: Context, plan: ServingPlan | None) -> None:

@@ -50,6 +50,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of everything that listens."""
     parser.add_argument("--host", help="address to listen on (127.0.0.1); others than loopback need --require-keys")
     parser.add_argument("--gateway-port", type=int, metavar="PORT", help="where predictions are asked for (8000)")
+    parser.add_argument("--grpc-port", type=int, metavar="PORT", help="where they are asked for over gRPC (8001)")
     parser.add_argument("--workers", type=int, metavar="N", help="gateway processes (one for each core)")
     parser.add_argument(
         "--require-keys", action=argparse.BooleanOptionalAction, default=None, help="refuse calls without an API key"
@@ -65,6 +66,7 @@ def run_serve(context: Context) -> int:
     check_platform()
     check_binding(settings)
     check_port(settings.host, settings.gateway_port, "--gateway-port", "MODELYARD_GATEWAY_PORT")
+    check_port(settings.host, settings.grpc_port, "--grpc-port", "MODELYARD_GRPC_PORT")
     context.home.prepare()
     context.console.note("gateway_starts", url=gateway_url(settings))
     sys.stderr.flush()
@@ -109,6 +111,7 @@ def check_before_start(context: Context) -> None:
     if (state := running_gateway(context)) is not None and answers(settings.host, settings.gateway_port):
         raise InvalidInput(context.console.text("already_up", url=state.url, pid=state.pid))
     check_port(settings.host, settings.gateway_port, "--gateway-port", "MODELYARD_GATEWAY_PORT")
+    check_port(settings.host, settings.grpc_port, "--grpc-port", "MODELYARD_GRPC_PORT")
     check_port(settings.host, settings.control_port, "--control-port", "MODELYARD_CONTROL_PORT")
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from modelyard.client.errors import Unreachable, refusal_of
 from modelyard.contract.decision import Reason
-from modelyard.contract.encoding import refusal
+from modelyard.contract.encoding import counted_from
 from modelyard.contract.errors import DeadlineExceeded, Internal, InvalidInput, ModelyardError, QuotaExceeded, TooLarge
 from modelyard.contract.infer import Explanation, Prediction
 from modelyard.contract.names import check_name
@@ -238,7 +238,7 @@ def _chunk(
         if len(encoded) == 1:
             raise
     except InvalidInput as error:
-        raise _counted_from(start, error) from None
+        raise counted_from(start, error) from None
     else:
         parts = answer.get(listed)
         if not isinstance(parts, list) or len(parts) != len(encoded):
@@ -247,17 +247,6 @@ def _chunk(
     middle = len(encoded) // 2
     first = yield from _chunk(path, encoded[:middle], start, patience, listed, read)
     return first + (yield from _chunk(path, encoded[middle:], start + middle, patience, listed, read))
-
-
-def _counted_from(start: int, error: InvalidInput) -> InvalidInput:
-    """The same refusal with rows counted as the caller's list does, not as the request that held a part of it."""
-    if not start or not error.violations:
-        return error
-    moved = [
-        violation if violation.row is None else msgspec.structs.replace(violation, row=violation.row + start)
-        for violation in error.violations
-    ]
-    return refusal(moved)
 
 
 def _chunks(encoded: list[bytes]) -> Iterator[tuple[int, int]]:

@@ -42,6 +42,9 @@ class Encoder:
         self._flatten = _row_function(self.features)
         self._clip, self._fill = _cleaning(self.features)
         self._minimum, self._maximum, self._whole = _limits(self.features)
+        # A caller who sends float32 means its 0.1, which lies above the maximum 0.1 that a person wrote.
+        with np.errstate(over="ignore"):
+            self._minimum32, self._maximum32 = self._minimum.astype(np.float32), self._maximum.astype(np.float32)
         private = np.array([column.pii != "none" for column in self.features])
         self.private = private if private.any() else None  # columns that no record may hold
 
@@ -103,7 +106,9 @@ class Encoder:
         One look at the whole settles the common case; only what it does not settle is read column by column.
         """
         if matrix.dtype.kind in "fiu":
-            is_fit = (matrix >= self._minimum) & (matrix <= self._maximum)  # NaN is never fit
+            is_short = matrix.dtype == np.float32
+            low, high = (self._minimum32, self._maximum32) if is_short else (self._minimum, self._maximum)
+            is_fit = (matrix >= low) & (matrix <= high)  # NaN is never fit
             if is_fit.all() and (self._whole is None or not np.mod(matrix[:, self._whole], 1).any()):
                 return matrix.astype(np.float32)
         return self.encode_columns(dict(zip(self.names, matrix.T, strict=True)), len(matrix))
@@ -163,6 +168,17 @@ def refusal(violations: list[Violation]) -> InvalidInput:
     return InvalidInput(f"{at}{where}{first.message}{tail}", tuple(violations[:MAX_VIOLATIONS]))
 
 
+def counted_from(start: int, error: InvalidInput) -> InvalidInput:
+    """The same refusal with rows counted as the caller's list does, not as the part of it that was refused."""
+    if not start or not error.violations:
+        return error
+    moved = [
+        violation if violation.row is None else msgspec.structs.replace(violation, row=violation.row + start)
+        for violation in error.violations
+    ]
+    return refusal(moved)
+
+
 def _shown(key: Any) -> str:
     text = str(key)
     return text if len(text) <= 64 and text.isprintable() else f"<a name of {len(text)} characters>"
@@ -220,7 +236,7 @@ def _row_function(features: tuple[Column, ...]) -> Callable[[Any], tuple[Any, ..
             parts.append(f"codes{position}(row.f{position}, nan)")
         else:
             parts.append(f"row.f{position}")  # None becomes NaN when numpy makes a float of it
-    source = f"lambda row: ({', '.join(parts)},)"
+    source = f"lambda row: ({''.join(part + ',' for part in parts)})"
     return eval(source, names)  # type: ignore[no-any-return]  # noqa: S307 - only positions are in the source
 
 
@@ -229,6 +245,7 @@ def _row_function(features: tuple[Column, ...]) -> Callable[[Any], tuple[Any, ..
 
 def _encode_column(column: Column, values: Sequence[Any] | NDArray[Any], found: list[Violation]) -> NDArray[np.float64]:
     before = len(found)
+    is_short = isinstance(values, np.ndarray) and values.dtype == np.float32
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiu" and column.kind != "category":
         numbers = values.astype(np.float64)
     else:
@@ -251,10 +268,16 @@ def _encode_column(column: Column, values: Sequence[Any] | NDArray[Any], found: 
     if column.kind == "integer":
         check(np.isfinite(numbers) & (numbers != np.floor(numbers)), "whole", "must be a whole number")
     if column.minimum is not None:
-        check(numbers < column.minimum, "minimum", f"must be at least {column.minimum:.12g}")
+        check(numbers < _as_sent(column.minimum, is_short), "minimum", f"must be at least {column.minimum:.12g}")
     if column.maximum is not None:
-        check(numbers > column.maximum, "maximum", f"must be at most {column.maximum:.12g}")
+        check(numbers > _as_sent(column.maximum, is_short), "maximum", f"must be at most {column.maximum:.12g}")
     return numbers
+
+
+def _as_sent(limit: float, is_short: bool) -> float:
+    """A limit as a caller of float32 would write it."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(limit)) if is_short else limit
 
 
 def _number(column: Column, value: Any, row: int, found: list[Violation]) -> float:

@@ -53,6 +53,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "run" / "gateway.json"
 
     @property
+    def bulk_socket(self) -> Path:
+        """Where the bulk worker is asked."""
+        return self.root / "run" / "bulk.sock"
+
+    @property
     def logs(self) -> Path:
         """One log file for each process kind."""
         return self.root / "logs"

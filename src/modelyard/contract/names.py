@@ -26,6 +26,7 @@ RESERVED = frozenset(
         "openapi.json",
         "ping",
         "readyz",
+        "stats",
         "repository",
         "static",
         "v1",

@@ -98,6 +98,20 @@ class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
     revision: int = 0  # the newest revision that is served
     refused: int = 0  # the newest revision that could not be served ...
     reason: str = ""  # ... and why
+    wants: tuple[str, ...] = ()  # artifacts that it needs model workers for
+    repository: int = 0  # the revision of the repository, in `run/evicted.json`, that is served
+
+
+class ModelWorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One process that holds a version apart from the gateway, as the parent sees it."""
+
+    digest: str  # of the artifact
+    index: int  # among the processes of that version
+    pid: int  # 0: none runs now
+    state: str  # loading, ready, ending, absent
+    rss_bytes: int = 0  # resident memory, to the megabyte
+    restarts: int = 0  # starts after the first
+    last_death: str = ""  # when and why; the whole post-mortem lies in run/models
 
 
 class GatewayState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -108,3 +122,5 @@ class GatewayState(msgspec.Struct, frozen=True, omit_defaults=True):
     started_at: float
     workers: tuple[WorkerState, ...] = ()
     restarts: tuple[str, ...] = ()  # the last deaths of workers, each with its cause
+    models: tuple[ModelWorkerState, ...] = ()
+    grpc_url: str = ""  # grpc://host:port, or grpcs:// where TLS is set

@@ -32,6 +32,8 @@ def column_schema(column: Column) -> dict[str, Any]:
             schema["enum"] = [*column.categories, None] if column.nullable else list(column.categories)
         else:
             schema["examples"] = list(column.categories[:20])
+            if not column.nullable:
+                schema["minLength"] = 1
     for name, value in (("minimum", column.minimum), ("maximum", column.maximum), ("default", column.default)):
         if value is not None:
             schema[name] = value

@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_port: int = 8001
     control_port: int = 8080
     workers: int = 0  # gateway processes; 0: as many as there are cores
+    threads: int = 0  # of the numeric libraries in each worker; 0: the cores shared out among the workers
     require_keys: bool = False  # off only on loopback: an address that others can reach is refused without keys
     allowed_hosts: tuple[str, ...] = ()  # names besides loopback's that Host may say; guards against DNS rebinding
     cors_origins: tuple[str, ...] = ()  # web origins that browsers may call from
@@ -50,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     write_timeout_s: float = 30.0  # for a reader that does not read
     deadline_s: float = 30.0  # from the whole request to its answer
     model_workers: int = 0  # processes for each version that needs its own; 0: as many as workers, 1 if it is large
+    model_memory_bytes: int = 0  # resident memory of one model process; above it, it is ended. 0: half the machine's
+    model_timeout_s: float = 30.0  # one batch in a model process; above it, it is ended
     drain_s: float = 20.0  # how long a stopping worker finishes what it holds
     record_bytes: int = 256 * 1024 * 1024  # prediction records kept on disk by each worker; the oldest go first
     log_level: str = "info"
@@ -71,7 +74,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1")
-        for name in ("header_timeout_s", "body_timeout_s", "idle_timeout_s", "write_timeout_s", "deadline_s"):
+        for name in (
+            "header_timeout_s",
+            "body_timeout_s",
+            "idle_timeout_s",
+            "write_timeout_s",
+            "deadline_s",
+            "model_timeout_s",
+        ):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is a number of seconds above 0")
         if not 0 <= self.drain_s < math.inf:
@@ -82,6 +92,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("language is en or zh, or empty for the terminal's")
         if self.workers < 0 or self.workers > 256:
             raise ValueError("workers lies between 0 (as many as cores) and 256")
+        if self.model_memory_bytes < 0:
+            raise ValueError("model_memory_bytes is 0 (half the machine's memory) or more")
+        if not 0 <= self.threads <= 256:
+            raise ValueError("threads lies between 0 (an equal share of the cores) and 256")
         if not 0 <= self.model_workers <= 64:
             raise ValueError("model_workers lies between 0 (as many as workers) and 64")
         if not all(0 <= port < 65536 for port in (self.gateway_port, self.grpc_port, self.control_port)):

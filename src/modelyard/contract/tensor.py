@@ -13,7 +13,8 @@ Tensors = dict[str, NDArray[Any]]
 Matrix = NDArray[np.float32]
 Inputs = Matrix | Tensors  # of a table's version; of a version that takes tensors
 
-# V2 datatype -> numpy dtype. BYTES is an array of Python str objects.
+# V2 datatype -> numpy dtype. BYTES is an array of Python str objects, or bytes where they are no UTF-8. numpy has no
+# BF16: it is widened to float32 where it comes in, which loses nothing, and narrowed where it goes out.
 NUMPY_TYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -25,12 +26,13 @@ NUMPY_TYPES: dict[str, np.dtype] = {
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.float32),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(object),
 }
 
-_DATATYPES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
+_DATATYPES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
 
 def datatype_of(dtype: np.dtype) -> str:
@@ -38,6 +40,19 @@ def datatype_of(dtype: np.dtype) -> str:
     if dtype.kind in "UOST":
         return "BYTES"
     return _DATATYPES[dtype]
+
+
+def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The numbers that BF16 bits stand for: the upper halves of float32."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def narrowed(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """The bits of the nearest BF16 numbers, ties to even; a NaN stays one, and what is too large becomes infinite."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.where(np.isnan(values), quiet, nearest).astype(np.uint16)
 
 
 def element_count(shape: list[int] | tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ import secrets
 from modelyard.contract.errors import InvalidInput
 
 PREFIX = "my_"  # lets secret scanners find a leaked one
-SCOPES = ("infer", "explain", "feedback", "feedback:any", "metrics")
+SCOPES = ("infer", "explain", "feedback", "feedback:any", "metrics", "repository")
 
 
 def new_key() -> str:

@@ -27,7 +27,8 @@ class Principal:
         self.expires_at = expires_at
 
 
-ANONYMOUS = Principal("anonymous", tuple(scope for scope in SCOPES if scope != "feedback:any"), None, None)
+_KEY_NEEDED = ("feedback:any", "repository")
+ANONYMOUS = Principal("anonymous", tuple(scope for scope in SCOPES if scope not in _KEY_NEEDED), None, None)
 
 
 class Admission:

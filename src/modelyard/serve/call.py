@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelyard.serve.telemetry import Telemetry
 
 DEFAULT_PRIORITY = 5  # of 1, the first, to 9
+TIMEOUT = b"x-timeout-ms"  # the header that says how long a caller waits
 
 
 class Caller(Protocol):
@@ -164,3 +165,10 @@ class Call:
         self.answer(
             ModelFailed(f"the model failed on this input; the log has details under request id {self.request_id}")
         )
+
+
+def seconds_of(timeout: bytes) -> float:
+    """What the header `TIMEOUT` says. Raises InvalidInput."""
+    if not timeout.isdigit() or len(timeout) > 9 or not int(timeout):
+        raise InvalidInput(f"the header '{TIMEOUT.decode()}' is a whole number of milliseconds above 0")
+    return int(timeout) / 1000

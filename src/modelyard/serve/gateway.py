@@ -1,54 +1,33 @@
-"""The gateway's paths: which handler a target means, who may use it, and the handlers that need no model."""
+"""One worker's application: who may come in, what a whole request means, and the start of the story of a call."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote
 
-from modelyard.contract.errors import Forbidden, Internal, InvalidInput, ModelyardError, NotFound, Undecodable
+from modelyard.contract.errors import Internal, InvalidInput, ModelyardError, NotFound, TooLarge
 from modelyard.contract.settings import Settings
-from modelyard.secure.keys import allows
 from modelyard.secure.request_ids import RequestIds
-from modelyard.serve import docs_page, native, v2
+from modelyard.serve import content, handlers, native, stream, v2
 from modelyard.serve.admission import Admission, Principal
-from modelyard.serve.call import Answer, Call, Caller
-from modelyard.serve.counters import exposition
+from modelyard.serve.bulk import Bulk
+from modelyard.serve.call import TIMEOUT, Answer, Call, Caller, seconds_of
 from modelyard.serve.exchange import Exchange
 from modelyard.serve.inference import Inference, Read
 from modelyard.serve.log import log
-from modelyard.serve.problems import UnsupportedMedia, WrongMethod, problem, status_of
-from modelyard.serve.routing import Route, Routes, UnknownEndpoint
+from modelyard.serve.paths import Target, parse
+from modelyard.serve.pieces import Pieces
+from modelyard.serve.problems import UnsupportedMedia, dialect_of, problem, status_of
+from modelyard.serve.routing import Routes, UnknownEndpoint
 from modelyard.serve.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from modelyard.serve.admission import Admission
 
 _CACHED_TARGETS = 4096
-TIMEOUT = b"x-timeout-ms"  # how long the caller waits
-_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
-_QUERY = {"reasons": ("auto", "all", "none"), "lang": ("en", "zh")}
-
-Handler = Callable[["Gateway", Exchange, "Target", Principal], None]
-
-
-class Target:
-    """What a method and a request target mean; parsed once, then remembered."""
-
-    __slots__ = ("asks_a_model", "endpoint", "handler", "is_open", "language", "pin", "reasons", "verb")
-
-    def __init__(self, handler: Handler, verb: str = "", endpoint: str = "", pin: str | None = None) -> None:
-        self.handler = handler
-        self.verb = verb  # the scope that it needs
-        self.endpoint = endpoint
-        self.pin = pin  # a version or alias in the path
-        self.asks_a_model = handler in (_predict, _explain, _v2_infer)
-        self.is_open = False  # answers without a key: probes
-        self.reasons = "auto"
-        self.language = ""
 
 
 class Gateway:
@@ -61,6 +40,8 @@ class Gateway:
         telemetry: Telemetry,
         ids: RequestIds,
         counters_folder: Path,
+        loop: asyncio.AbstractEventLoop,
+        bulk: Bulk | None = None,
     ) -> None:
         self.settings = settings
         self.admission = admission  # swapped whole with the plan
@@ -69,6 +50,8 @@ class Gateway:
         self.ids = ids
         self.inference = Inference(settings.max_rows)
         self.counters_folder = counters_folder
+        self.bulk = bulk  # None in the bulk worker itself
+        self.pieces = Pieces(loop)
         self._deadline_ns = int(settings.deadline_s * 1e9)
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
@@ -80,17 +63,17 @@ class Gateway:
         memo = exchange.connection.memo
         if memo is not None and memo[0] is headers and memo[1] is admission and memo[2] is self.routes:
             target, principal = exchange.data = memo[3]  # a head seen before, under the same plan
-            if principal.quota is not None and target.asks_a_model:
+            if principal.quota is not None and target.asks_a_model and self.bulk is not None:
                 principal.quota.charge(1)
             return
         admission.check_host(headers)
         if b"origin" in headers:
             exchange.extra = admission.check_origin(headers)
             if exchange.method == b"OPTIONS" and exchange.extra:
-                exchange.data = (Target(_preflight), None)
+                exchange.data = (Target(handlers.preflight), None)
                 return
         known = self._targets.get((exchange.method, exchange.target))
-        target = known or _parse(exchange.method, exchange.target)
+        target = known or parse(exchange.method, exchange.target)
         if target.is_open:
             exchange.data = (target, None)
             return
@@ -98,31 +81,55 @@ class Gateway:
         if target.endpoint:
             admission.check_scope(principal, target.verb, target.endpoint)
             self.routes.endpoint(target.endpoint)
-            if principal.quota is not None and target.asks_a_model:
-                principal.quota.charge(1)
+            if principal.quota is not None and target.asks_a_model and self.bulk is not None:
+                principal.quota.charge(1)  # the bulk worker's callers have paid for their first row at the front
         elif target.verb:
             admission.check_scope(principal, target.verb, "")
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise UnsupportedMedia("Content-Encoding is not served; send the body as it is")
+        content.check_coding(headers)
         if known is None and len(self._targets) < _CACHED_TARGETS and len(exchange.target) <= 256:
             self._targets[exchange.method, exchange.target] = target  # only what an admitted caller asked for
         exchange.data = (target, principal)
-        if not exchange.extra and principal.expires_at is None:  # a key that expires is looked at each time
+        if target.may_stream and content.media_type(headers) in stream.TYPES:
+            exchange.sink = self._open_stream(exchange, target, principal)
+        elif not exchange.extra and principal.expires_at is None:  # a key that expires is looked at each time
             exchange.connection.memo = (headers, admission, self.routes, exchange.data)
 
     def handle(self, exchange: Exchange) -> None:
         """The request is whole."""
         target, principal = exchange.data
+        if exchange.body and not self._unpack(exchange, target.may_be_bulk):
+            return
         target.handler(self, exchange, target, principal)
+
+    def _unpack(self, exchange: Exchange, may_be_bulk: bool) -> bool:
+        """Make the body what the caller meant; False if it is large, and the bulk worker's now."""
+        bulk, headers = self.bulk if may_be_bulk else None, exchange.headers
+        if bulk is not None and len(exchange.body) > self.settings.bulk_bytes:
+            bulk.take(exchange)
+            return False
+        content.check_digest(exchange.body, headers)
+        if content.ENCODING not in headers:
+            return True
+        most = self.settings.max_inflated_bytes
+        try:
+            exchange.body = content.inflated(
+                exchange.body, headers, most if bulk is None else min(most, self.settings.bulk_bytes)
+            )
+        except TooLarge:
+            if bulk is None or most <= self.settings.bulk_bytes:
+                raise
+            bulk.take(exchange)
+            return False
+        return True
 
     def refuse(self, exchange: Exchange, error: ModelyardError, status: int | None = None) -> None:
         """Answer with an error, in the dialect of the path."""
-        protocol = exchange.target.startswith(b"/v2")
-        status = status or status_of(error, protocol=protocol)
-        if protocol and isinstance(error, UnknownEndpoint):
+        dialect = dialect_of(exchange.target)
+        status = status or status_of(error, dialect)
+        if isinstance(error, UnknownEndpoint) and exchange.target.startswith(b"/v2/"):
             error = NotFound(v2.unknown_model(error.name))
         request_id = self.ids.new("", "")
-        body, content_type, headers = problem(error, status, request_id, protocol=protocol)
+        body, content_type, headers = problem(error, status, request_id, dialect)
         self.telemetry.refused(error.code, status)
         if status >= 500:
             log.warning("refused", code=error.code, status=status, request_id=request_id, detail=str(error))
@@ -135,7 +142,48 @@ class Gateway:
 
     # --- inference
 
-    def call(self, exchange: Exchange, target: Target, principal: Principal, read: Read, say: Answer) -> None:
+    def _open_stream(self, exchange: Exchange, target: Target, principal: Principal) -> stream.NdjsonStream:
+        """What takes the lines of a streaming request. Raises InvalidInput where it cannot be answered as one."""
+        connection = exchange.connection
+        if connection.parser.get_http_version() != "1.1":
+            raise InvalidInput("a stream of rows needs HTTP/1.1")
+        if content.ENCODING in exchange.headers or content.DIGEST in exchange.headers:
+            raise UnsupportedMedia("a stream of rows has neither Content-Encoding nor Content-Digest")
+        if not target.endpoint:
+            target = self.named(target, principal)
+
+        def ask(slot: Caller, is_first: bool) -> None:
+            if principal.quota is not None and not is_first:  # the first row was charged at the end of the headers
+                principal.quota.charge(1)
+            self.call(slot, target, principal, native.read_row, native.say_prediction)
+
+        return stream.NdjsonStream(exchange, ask, self.problem_line, connection.server.loop, self.settings.bulk_bytes)
+
+    def problem_line(self, error: ModelyardError) -> bytes:
+        dialect = dialect_of(b"/")
+        status = status_of(error, dialect)
+        self.telemetry.refused(error.code, status)
+        return problem(error, status, self.ids.new("", ""), dialect)[0]
+
+    def named(self, target: Target, principal: Principal) -> Target:
+        """The same for the default endpoint, which the path does not name. Raises as `admit`."""
+        name = self.routes.default()
+        self.admission.check_scope(principal, "infer", name)
+        if principal.quota is not None:
+            principal.quota.charge(1)
+        named = Target(handlers.predict, "infer", name)
+        named.reasons, named.language = target.reasons, target.language
+        return named
+
+    def call_in_pieces(self, exchange: Exchange, target: Target, principal: Principal) -> None:
+        """Start a call of one row that is answered piece by piece. Raises the error that refuses it."""
+        call = self.begin(exchange, principal, target.endpoint, native.say_prediction)
+        route = self.routes.endpoint(target.endpoint)
+        call.deployment = route.choose(exchange.headers) if target.pin is None else route.pinned(target.pin)
+        native.read_rows(call, 1)
+        self.pieces.start(call, exchange)
+
+    def call(self, exchange: Caller, target: Target, principal: Principal, read: Read, say: Answer) -> None:
         """Start the story of one call."""
         call = self.begin(exchange, principal, target.endpoint, say)
         call.reasons = target.reasons
@@ -149,215 +197,5 @@ class Gateway:
         call = Call(exchange, principal, say, self.telemetry, started_ns, started_ns + self._deadline_ns)
         call.request_id = self.ids.new(principal.name, endpoint)
         if (timeout := exchange.headers.get(TIMEOUT)) is not None:
-            call.expire_in(_milliseconds(timeout) / 1000)
+            call.expire_in(seconds_of(timeout))
         return call
-
-
-def _milliseconds(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 9:
-        raise InvalidInput("the header 'x-timeout-ms' is a whole number of milliseconds")
-    return int(text)
-
-
-# --- what a target means
-
-
-def _parse(method: bytes, raw: bytes) -> Target:
-    """What a method and a request target mean. Raises NotFound, WrongMethod, InvalidInput or Undecodable."""
-    path, _, query = raw.decode("latin-1").partition("?")
-    if not path.startswith("/"):
-        scheme, _, rest = path.partition("://")
-        if scheme.lower() not in ("http", "https"):
-            raise Undecodable("a request target is a path")
-        path = "/" + rest.partition("/")[2]
-    parts = [unquote(part) for part in path.split("/")[1:]]
-    if parts[-1] == "" and len(parts) > 1:
-        parts.pop()  # a trailing slash is fine
-    target = _find(parts, "GET" if method == b"HEAD" else method.decode("latin-1"))
-    _read_query(target, query, parts)
-    return target
-
-
-def _find(parts: list[str], method: str) -> Target:
-    """The handler of a path; raises NotFound or WrongMethod."""
-    match parts:
-        case [""]:
-            return _only(method, GET=Target(_index), POST=Target(_predict_default))
-        case ["healthz"] | ["ping"] | ["v2", "health", "live"]:
-            return _open(_only(method, GET=Target(_live)))
-        case ["readyz"] | ["v2", "health", "ready"]:
-            return _open(_only(method, GET=Target(_ready)))
-        case ["metrics"]:
-            return _only(method, GET=Target(_metrics, "metrics"))
-        case ["v2"]:
-            return _only(method, GET=Target(_v2_server))
-        case ["v2", "models"]:
-            return _only(method, GET=Target(_v2_list))
-        case ["v2", "models", name]:
-            return _only(method, GET=Target(_v2_model, "infer", name))
-        case ["v2", "models", name, "versions", version]:
-            return _only(method, GET=Target(_v2_model, "infer", name, version))
-        case ["v2", "models", name, "ready"]:
-            return _only(method, GET=Target(_v2_model_ready, "infer", name))
-        case ["v2", "models", name, "versions", version, "ready"]:
-            return _only(method, GET=Target(_v2_model_ready, "infer", name, version))
-        case ["v2", "models", name, "infer"]:
-            return _only(method, POST=Target(_v2_infer, "infer", name))
-        case ["v2", "models", name, "versions", version, "infer"]:
-            return _only(method, POST=Target(_v2_infer, "infer", name, version))
-        case ["docs"] | ["docs", _]:
-            return _open(_only(method, GET=Target(_docs)))
-        case ["openapi.json"]:
-            return _only(method, GET=Target(_openapi))
-        case ["v1" | "v2" | "docs" | "invocations" | "openapi.json", *_]:
-            raise NotFound("no such path; GET / lists what is here")
-        case [name]:
-            return _only(method, GET=Target(_describe, "infer", name), POST=Target(_predict, "infer", name))
-        case [name, "openapi.json"]:
-            return _only(method, GET=Target(_openapi, "infer", name))
-        case [name, "explain"]:
-            return _only(method, POST=Target(_explain, "explain", name))
-        case [name, "feedback"]:
-            return _only(method, POST=Target(_feedback, "feedback", name))
-        case [name, "versions", version]:
-            return _only(
-                method,
-                GET=Target(_describe, "infer", name, version),
-                POST=Target(_predict, "infer", name, version),
-            )
-        case [name, "versions", version, "explain"]:
-            return _only(method, POST=Target(_explain, "explain", name, version))
-    raise NotFound("no such path; GET / lists what is here")
-
-
-def _only(method: str, **targets: Target) -> Target:
-    if (target := targets.get(method)) is None:
-        raise WrongMethod(", ".join(sorted(targets)))
-    return target
-
-
-def _open(target: Target) -> Target:
-    target.is_open = True
-    return target
-
-
-def _read_query(target: Target, query: str, parts: list[str]) -> None:
-    if parts[0] == "v2" or target.handler not in (_predict, _predict_default, _explain):
-        return
-    try:
-        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=16)
-    except ValueError:
-        raise InvalidInput("there are more than 16 query parameters") from None
-    for key, value in fields:
-        if key not in _QUERY:
-            raise InvalidInput(f"there is no query parameter {key[:32]!r}; known are {', '.join(_QUERY)}")
-        if value not in _QUERY[key]:
-            raise InvalidInput(f"the query parameter {key!r} is one of: {', '.join(_QUERY[key])}")
-        if key == "reasons":
-            target.reasons = value
-        else:
-            target.language = value
-
-
-# --- handlers that need no model
-
-
-def _index(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, native.index(gateway.routes))
-
-
-def _live(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, b'{"live":true}')
-
-
-def _ready(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    if gateway.routes.plan is None or exchange.connection.server.draining:
-        exchange.respond(503, b'{"ready":false,"live":true}', headers=b"retry-after: 1\r\n")
-    else:
-        exchange.respond(200, b'{"ready":true,"live":true}')
-
-
-def _metrics(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, exposition(gateway.counters_folder), _TEXT)
-
-
-def _preflight(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.extra += (
-        b"access-control-allow-methods: GET, POST\r\n"
-        b"access-control-allow-headers: authorization, content-type, x-api-key, x-request-id\r\n"
-        b"access-control-max-age: 600\r\n"
-    )
-    exchange.respond(204, b"")
-
-
-def _v2_server(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, v2.server_metadata())
-
-
-def _v2_list(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, v2.model_list(gateway.routes))
-
-
-def _v2_model(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    route = gateway.routes.endpoint(target.endpoint)
-    exchange.respond(200, v2.model_metadata(route, route.pinned(target.pin) if target.pin else route.main))
-
-
-def _v2_model_ready(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    route = gateway.routes.endpoint(target.endpoint)
-    if target.pin:
-        route.pinned(target.pin)
-    exchange.respond(200, b'{"name":"%b","ready":true}' % target.endpoint.encode())
-
-
-def _describe(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    route = gateway.routes.endpoint(target.endpoint)
-    exchange.respond(200, native.describe(route, route.pinned(target.pin) if target.pin else route.main))
-
-
-def _feedback(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    route: Route = gateway.routes.endpoint(target.endpoint)
-    truths = native.read_truths(exchange.body, route, principal.name)
-    if not allows(principal.scopes, "feedback:any", target.endpoint):
-        for truth in truths:
-            if not gateway.ids.proves(truth.request_id, principal.name, target.endpoint):
-                raise Forbidden("a request_id is not one that this caller got from this endpoint")
-    gateway.telemetry.feedback(truths)
-    exchange.respond(202, b'{"accepted":%d}' % len(truths))
-
-
-# --- handlers that ask a model
-
-
-def _predict(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, native.read_rows, native.say_prediction)
-
-
-def _predict_default(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    name = gateway.routes.default()
-    gateway.admission.check_scope(principal, "infer", name)
-    if principal.quota is not None:
-        principal.quota.charge(1)
-    named = Target(_predict, "infer", name)
-    named.reasons, named.language = target.reasons, target.language
-    gateway.call(exchange, named, principal, native.read_rows, native.say_prediction)
-
-
-def _explain(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, native.read_rows, native.say_explanation)
-
-
-def _v2_infer(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, v2.read_infer, v2.say_infer)
-
-
-# --- what the gateway shows of itself
-
-
-def _openapi(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    wish = docs_page.wish_of(exchange.target, principal.scopes, target.endpoint or None)
-    docs_page.answer_document(exchange, docs_page.documents_of(gateway.routes, gateway.settings), wish)
-
-
-def _docs(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    docs_page.answer_page(exchange)

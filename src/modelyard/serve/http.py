@@ -17,6 +17,7 @@ import httptools
 
 from modelyard.contract.errors import InvalidInput, ModelyardError, Overloaded, TooLarge
 from modelyard.contract.settings import Settings
+from modelyard.serve.content import MAX_BYTES
 from modelyard.serve.exchange import Exchange, common_head
 
 DISCARD_BYTES = 64 * 1024  # a refused request's body up to this size is read and dropped, so the connection lives on
@@ -43,6 +44,9 @@ class Application(Protocol):
     def refuse(self, exchange: Exchange, error: ModelyardError, status: int | None = None) -> None:
         """Answer with an error."""
 
+    def problem_line(self, error: ModelyardError) -> bytes:
+        """An error as one line of an answer in pieces."""
+
     def failed(self, error: BaseException) -> ModelyardError:
         """Log a fault of ours and return what callers may know of it."""
 
@@ -63,7 +67,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "chunk", "closing", "current", "deadline", "ended", "fresh", "head_bytes", "head_count", "held", "in_head",
-        "known", "memo", "parser", "paused", "problem", "raw_bytes", "server", "slots", "transport", "tries",
+        "known", "memo", "parser", "paused", "problem", "raw_bytes", "server", "slots", "stalled", "transport",
+        "tries",
         "upgrading", "waiting", "write_deadline",
     )  # fmt: skip
 
@@ -76,6 +81,7 @@ class Connection(asyncio.Protocol):
         self.waiting = 0  # handed to the application, not yet answered
         self.current: Exchange | None = None
         self.in_head = self.upgrading = self.paused = False
+        self.stalled = False  # a stream has as much as it can hold
         self.memo: Any = None  # the application's own: what it found out about the head that came last
         self.known: KnownHead | None = None
         self.tries = 0
@@ -132,7 +138,7 @@ class Connection(asyncio.Protocol):
             self.head_bytes += len(data)
             if self.head_bytes > settings.max_header_bytes:
                 self._refuse_and_close(TooLarge(_head_limit(settings)), 431)
-        elif in_body:
+        elif in_body and self.current.sink is None:
             # What the parser delivers is counted in on_body; this counts what it swallows: chunk extensions, trailers.
             self.raw_bytes += len(data)
             if self.raw_bytes > 2 * settings.max_body_bytes + DISCARD_BYTES:
@@ -213,6 +219,9 @@ class Connection(asyncio.Protocol):
         exchange = self.current
         if exchange is None or exchange.refused:
             return
+        if exchange.sink is not None:
+            exchange.sink.feed(chunk)
+            return
         if not exchange.body:
             exchange.body = chunk
             size = len(chunk)
@@ -241,6 +250,8 @@ class Connection(asyncio.Protocol):
         self.fresh = None
         if exchange.refused:
             self.flush()
+        elif exchange.sink is not None:
+            exchange.sink.end()
         elif self.waiting >= self.server.settings.max_outstanding:
             self.held.append(exchange)
             self._pause_reading()
@@ -267,6 +278,8 @@ class Connection(asyncio.Protocol):
         """Keep the head of an ordinary POST that began where `data` begins: callers send it again and again."""
         self.tries += 1
         if exchange.refused or exchange.expects or not exchange.keep_alive or exchange.method != b"POST":
+            return
+        if exchange.sink is not None:
             return
         end = data.find(b"\r\n\r\n") + 4
         length = _LENGTH.search(data, 0, end)
@@ -307,8 +320,12 @@ class Connection(asyncio.Protocol):
         transport, slots = self.transport, self.slots
         if transport is None:
             return
-        while slots and (response := slots[0].response) is not None:
+        while slots:
             exchange = slots[0]
+            if (response := exchange.response) is None:
+                if not exchange.is_begun or not self._flush_pieces(exchange):
+                    break
+                continue
             if exchange is self.current and exchange.keep_alive and not self.closing:
                 return  # refused early: it leaves when the rest of the request has been read
             slots.popleft()
@@ -324,6 +341,45 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
         if not slots and self.current is None:
             self.deadline = self.server.now() + self.server.settings.idle_timeout_s
+
+    def _flush_pieces(self, exchange: Exchange) -> bool:
+        """Send what there is of the first answer, which comes in pieces; whether the next one may follow."""
+        if exchange.parts and self.transport is not None:
+            self.transport.write(b"".join(exchange.parts))
+            exchange.parts.clear()
+        if not exchange.is_finished:
+            return False
+        if exchange.sink is None and not exchange.refused:
+            self.waiting -= 1
+        is_cut = exchange is self.current  # it ended before its request did: what follows cannot be told apart
+        self.slots.popleft()
+        if is_cut or not exchange.keep_alive or self.server.draining:
+            self.current = None
+            self._linger()
+            return False
+        return True
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether what was written waits for a caller who does not read."""
+        return self.write_deadline != NEVER
+
+    def extend(self) -> None:
+        """A streamed request goes on: its deadline starts again."""
+        if self.deadline != NEVER:
+            self.deadline = self.server.now() + self.server.settings.body_timeout_s
+
+    def stall(self, is_full: bool) -> None:
+        """Stop reading while a stream holds as much as it can; then nobody blames the caller for being slow."""
+        if is_full and not self.stalled:
+            self.stalled = True
+            self.deadline = NEVER
+            self._pause_reading()
+        elif self.stalled and not is_full:
+            self.stalled = False
+            if self.current is not None:
+                self.deadline = self.server.now() + self.server.settings.body_timeout_s
+            self._resume_reading()
 
     def expire(self, now: float) -> None:
         """A deadline has passed: say so where someone may listen, then close."""
@@ -393,6 +449,11 @@ class Connection(asyncio.Protocol):
 
     def _refuse_and_close(self, error: ModelyardError, status: int | None, exchange: Exchange | None = None) -> None:
         """The connection ends with this answer, after those that came before it."""
+        streamed = exchange or self.current
+        if streamed is not None and streamed.sink is not None and streamed.is_begun and not streamed.is_finished:
+            streamed.keep_alive = False
+            streamed.sink.abort(error)
+            return
         self.closing = True
         exchange = exchange or self.current or Exchange(self)
         if exchange not in self.slots:
@@ -423,7 +484,9 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self.transport and not self.held and self.write_deadline == NEVER and not self.transport.is_closing():
+        if self.stalled or self.held or self.write_deadline != NEVER:
+            return
+        if self.transport and not self.transport.is_closing():
             self.paused = False
             self.transport.resume_reading()
 
@@ -431,8 +494,11 @@ class Connection(asyncio.Protocol):
 class HttpServer:
     """Every connection of one worker, and the sweep that keeps their deadlines."""
 
-    def __init__(self, settings: Settings, app: Application, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, settings: Settings, app: Application, loop: asyncio.AbstractEventLoop, deflate_bytes: int = MAX_BYTES
+    ) -> None:
         self.settings, self.app, self.loop = settings, app, loop
+        self.deflate_bytes = deflate_bytes  # answers up to this size are compressed for callers who accept it
         self.now = loop.time
         self.connections: set[Connection] = set()
         self.draining = False

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelyard.contract.errors import DeadlineExceeded
+from modelyard.contract.encoding import counted_from
+from modelyard.contract.errors import DeadlineExceeded, InvalidInput, NotReady
 from modelyard.contract.tensor import Inputs, Tensors, row_slice
 from modelyard.serve.batching import take_turn
 from modelyard.serve.call import Batch, Call
@@ -28,10 +29,10 @@ SWEEP_S = 0.1  # how late a deadline may be noticed while a batch runs
 class Part:
     """Some rows of a call; `progress` is shared by all its parts."""
 
-    __slots__ = ("call", "inputs", "progress", "rows")
+    __slots__ = ("call", "inputs", "progress", "rows", "start")
 
-    def __init__(self, call: Call, inputs: Inputs, rows: int, progress: Progress) -> None:
-        self.call, self.inputs, self.rows, self.progress = call, inputs, rows, progress
+    def __init__(self, call: Call, inputs: Inputs, start: int, rows: int, progress: Progress) -> None:
+        self.call, self.inputs, self.start, self.rows, self.progress = call, inputs, start, rows, progress
 
     @property
     def owner(self) -> str:
@@ -98,12 +99,12 @@ class Lane:
         progress = Progress(call.rows)
         step = self.max_rows if self.replica.joins else call.rows
         if call.rows <= step:
-            self.waiting.append(Part(call, call.inputs, call.rows, progress))
+            self.waiting.append(Part(call, call.inputs, 0, call.rows, progress))
         else:
             self.replica.count("split")
             for at in range(0, call.rows, step):
                 rows = min(step, call.rows - at)
-                self.waiting.append(Part(call, row_slice(call.inputs, at, at + rows), rows, progress))
+                self.waiting.append(Part(call, row_slice(call.inputs, at, at + rows), at, rows, progress))
         if not self.is_running:
             self.is_running = True
             self.replica.loop.call_soon(self._next)
@@ -137,11 +138,15 @@ class Lane:
         error = future.exception()
         if error is None:
             self._give(parts, future.result())
+        elif isinstance(error, NotReady):  # the model's process died with this batch: nothing is asked twice
+            for part in parts:
+                self.replica.lose(part.call)
+                self._fail(part, error)
         elif len(parts) > 1:
             self._one_by_one(parts)  # one caller's bad row must not fail the others
             return
         else:
-            self._fail(parts[0].call, error)
+            self._fail(parts[0], error)
         self._next()
 
     def _one_by_one(self, parts: list[Part]) -> None:
@@ -156,7 +161,9 @@ class Lane:
         if (error := future.exception()) is None:
             self._give(parts[:1], future.result())
         else:
-            self._fail(parts[0].call, error)
+            if isinstance(error, NotReady):
+                self.replica.lose(parts[0].call)
+            self._fail(parts[0], error)
         self._one_by_one(parts[1:])
 
     def _give(self, parts: list[Part], batch: Batch) -> None:
@@ -172,10 +179,10 @@ class Lane:
             if whole is not None:
                 self.replica.say([part.call], whole)
 
-    def _fail(self, call: Call, error: BaseException) -> None:
+    def _fail(self, part: Part, error: BaseException) -> None:
         self._running = []
-        call.fail(error)
-        self._forget(call)
+        part.call.fail(counted_from(part.start, error) if isinstance(error, InvalidInput) else error)
+        self._forget(part.call)
 
     def _forget(self, call: Call) -> None:
         """What is left of an answered call is not computed."""

@@ -10,49 +10,65 @@ import socket
 import ssl
 import sys
 import time
+from functools import partial
 
 import msgspec
 import uvloop
 
-from modelyard.artifacts.store import Shelf
+from modelyard.artifacts.store import Artifact, Shelf
 from modelyard.contract.errors import InvalidInput, ModelyardError
 from modelyard.contract.home import Home
 from modelyard.contract.plan import ServingPlan, WorkerState
 from modelyard.contract.settings import Settings
+from modelyard.runtimes.catalogue import needs_worker
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.secure.request_ids import request_ids
 from modelyard.serve.admission import Admission
+from modelyard.serve.bulk import Bulk
+from modelyard.serve.channel import RemoteVersion
+from modelyard.serve.content import MAX_BYTES
 from modelyard.serve.counters import Counters
 from modelyard.serve.gateway import Gateway
+from modelyard.serve.grpc_methods import grpc_server
 from modelyard.serve.http import HttpServer
+from modelyard.serve.http2 import Http2Server
 from modelyard.serve.log import log, set_up
 from modelyard.serve.plans import POLL_S, PlanFile
 from modelyard.serve.rates import RateTable
 from modelyard.serve.reconcile import Drain, Load, Swap, next_action
-from modelyard.serve.replica import Replica
+from modelyard.serve.replica import INLINE_S, Replica, Version
+from modelyard.serve.repository import AbsentReplica, evicted_in
 from modelyard.serve.routing import Deployment, Route, Routes
+from modelyard.serve.seats import seat_for, socket_path
 from modelyard.serve.telemetry import Telemetry
+from modelyard.serve.threads import cores, threads_for
 
 HEARTBEAT_S = 0.5
+BULK_NICE = 5  # small calls go before large ones
 GC_THRESHOLDS = (20_000, 50, 100)  # requests make and drop objects without cycles: look for cycles seldom
 
 
 class Worker:
     """Moves what runs towards the plan, and tells the parent how it goes."""
 
-    def __init__(self, number: int, settings: Settings, parent: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, number: int, settings: Settings, parent: socket.socket, loop: asyncio.AbstractEventLoop, *, is_bulk: bool
+    ) -> None:
         home = Home(settings.root)
         self.number, self.settings, self.loop = number, settings, loop
         self.shelf = Shelf(home.shelf)
         self.plans = PlanFile(home)
+        self.evicted = evicted_in(home.run)
         self.rates = RateTable(home.run / "rates.table")
         self.counters = Counters(home.run / "counters", number)
         self.telemetry = Telemetry(self.counters, home.records, number, settings.record_bytes)
         admission = Admission(settings, ServingPlan(revision=0, published_at=0.0), self.rates)
         ids = request_ids(home.keys)
-        self.gateway = Gateway(settings, admission, self.telemetry, ids, home.run / "counters")
+        bulk = None if is_bulk else Bulk(home.bulk_socket, loop, settings.deadline_s)
+        self.gateway = Gateway(settings, admission, self.telemetry, ids, home.run / "counters", loop, bulk)
         self.replicas: dict[str, Replica] = {}  # by artifact digest
         self.state = WorkerState(number, os.getpid())
+        self.threads = threads_for(settings, cores())
         self._parent = parent
         self._revision = self.counters.gauge("modelyard_plan_revision")
         self._published = self.counters.gauge("modelyard_plan_published_timestamp_seconds")
@@ -60,24 +76,40 @@ class Worker:
         self._connections = self.counters.gauge("modelyard_connections")
         self.stopping = asyncio.Event()
 
-    async def run(self, listener: socket.socket) -> None:
+    async def run(self, listener: socket.socket, grpc_listener: socket.socket | None) -> None:
         """Serve until told to stop, then finish what was begun."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stopping.set)
         self.loop.add_reader(self._parent, self._parent_spoke)
         await self._first_plan()
-        http = HttpServer(self.settings, self.gateway, self.loop)
-        server = await self.loop.create_server(http, sock=listener, ssl=_tls(self.settings), backlog=4096)
+        is_bulk = listener.family == socket.AF_UNIX
+        deflate_bytes = self.settings.max_body_bytes if is_bulk else MAX_BYTES
+        http = HttpServer(self.settings, self.gateway, self.loop, deflate_bytes)
+        if is_bulk:
+            server = await self.loop.create_unix_server(http, sock=listener, backlog=256)
+        else:
+            server = await self.loop.create_server(http, sock=listener, ssl=_tls(self.settings), backlog=4096)
+        edges: list[HttpServer | Http2Server] = [http]
+        doors = [server]
+        if grpc_listener is not None:
+            grpc = grpc_server(self.gateway, self.loop)
+            tls = _tls(self.settings, "h2")
+            doors.append(await self.loop.create_server(grpc, sock=grpc_listener, ssl=tls, backlog=4096))
+            edges.append(grpc)
         gc.collect()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.freeze()  # what was loaded so far lives on: full collections need not look at it again
         self._report()
-        followers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._beat(http))]
+        followers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._beat(edges))]
         await self.stopping.wait()
         for follower in followers:
             follower.cancel()
-        server.close()
-        await self._drain(http)
+        for door in doors:
+            door.close()
+        await self._drain(edges)
+        if self.gateway.bulk is not None:
+            self.gateway.bulk.close()
+        self.gateway.pieces.close()
         self.telemetry.close()
         self.counters.close()
         self.rates.close()
@@ -86,24 +118,44 @@ class Worker:
         """Make the plan what is served, or keep what is served and say why. Keys count at once."""
         if plan.revision < self.state.revision:
             return
-        wanted = frozenset(planned.digest for endpoint in plan.endpoints for planned in endpoint.versions)
+        evicted, away = self.evicted.revision, self.evicted.wanted
+        wanted = frozenset(
+            p.digest for endpoint in plan.endpoints for p in endpoint.versions if (endpoint.name, p.version) not in away
+        )
         is_swapped = False
         try:
             self.gateway.admission = Admission(self.settings, plan, self.rates)
+            absent = await self._absent(plan, away)
             while (step := next_action(wanted, frozenset(self.replicas), is_swapped)) is not None:
                 match step:
                     case Load(digest):
                         self.replicas[digest] = await self._load(digest, plan)
                     case Swap():
-                        self.gateway.routes = self._routes(plan)
+                        self.gateway.routes = self._routes(plan, absent)
                         is_swapped = True
+                        self._follows(evicted, away)
                         self._serves(plan)
                     case Drain(digest):
-                        self.loop.create_task(self._retire(self.replicas.pop(digest)))
+                        self.loop.create_task(self._retire(digest, self.replicas.pop(digest)))
         except Exception as error:  # ONNX Runtime's own derive from nothing narrower; the last good plan serves on
             log.error("plan refused", revision=plan.revision, reason=str(error))
             self.state = msgspec.structs.replace(self.state, refused=plan.revision, reason=str(error)[:500])
             self._report()
+
+    async def _absent(
+        self, plan: ServingPlan, away: frozenset[tuple[str, int]]
+    ) -> dict[tuple[str, int], AbsentReplica]:
+        """What stands where evicted versions were."""
+        planned = {(endpoint.name, p.version): p.digest for endpoint in plan.endpoints for p in endpoint.versions}
+        opened = {
+            digest: await self.loop.run_in_executor(None, self.shelf.open, digest)
+            for digest in {planned[pair] for pair in away & planned.keys()}
+        }
+        return {pair: AbsentReplica(opened[planned[pair]]) for pair in away & planned.keys()}
+
+    def _follows(self, revision: int, away: frozenset[tuple[str, int]]) -> None:
+        self.evicted.settle(away)
+        self.state = msgspec.structs.replace(self.state, repository=revision)
 
     async def _first_plan(self) -> None:
         try:
@@ -113,6 +165,8 @@ class Worker:
             return
         if plan is not None:
             await self.apply(plan)
+        else:
+            self._follows(self.evicted.revision, self.evicted.wanted)
 
     async def _follow_plan(self) -> None:
         """One plan after the other; but the keys of a newer one count at once, also while an older one still loads."""
@@ -125,6 +179,11 @@ class Worker:
                 waiting = plan
                 if is_moving:
                     self._admit_early(plan)
+            if self.evicted.changed() and waiting is None:
+                waiting = self.gateway.routes.plan
+                if waiting is None:
+                    self._follows(self.evicted.revision, self.evicted.wanted)
+                    self._report()
             if waiting is not None and not is_moving:
                 moving, waiting = self.loop.create_task(self.apply(waiting)), None
 
@@ -145,15 +204,49 @@ class Worker:
 
     async def _load(self, digest: str, plan: ServingPlan) -> Replica:
         name = next(e.model for e in plan.endpoints for p in e.versions if p.digest == digest)
-        loaded, curve, explain_s = await self.loop.run_in_executor(None, _load_and_warm, self.shelf, digest)
+        artifact = await self.loop.run_in_executor(None, self.shelf.open, digest)
+        is_remote = needs_worker(artifact.manifest)
+        if is_remote:
+            self._want(digest, True)
+        try:
+            bring = self._bring_remote if is_remote else partial(_bring_here, threads=self.threads)
+            loaded, curve, explain_s = await self.loop.run_in_executor(None, bring, artifact)
+        except BaseException:
+            self._want(digest, False)
+            raise
         log.info("loaded", model=name, digest=digest[:12], one_row_us=round(curve[1] * 1e6, 1))
-        return Replica(loaded, curve, explain_s, self.loop, self.counters, self.settings.max_queued_rows, name)
+        queue = self.settings.max_queued_rows
+        return Replica(loaded, curve, explain_s, self.loop, self.counters, queue, name, is_remote=is_remote)
 
-    def _routes(self, plan: ServingPlan) -> Routes:
+    def _bring_remote(self, artifact: Artifact) -> tuple[Version, dict[int, float], float]:
+        """A version in a model worker, once the parent has one that holds it. Raises NotReady with the reason."""
+        home = Home(self.settings.root)
+        seat = seat_for(self.settings, home, artifact.digest, self.number)
+        remote = RemoteVersion(artifact, socket_path(home, seat), self.settings.model_timeout_s)
+        try:
+            remote.connect()
+            return remote, remote.warm(), remote.explain_cost()
+        except BaseException:
+            remote.close()
+            raise
+
+    def _want(self, digest: str, is_wanted: bool) -> None:
+        """Tell the parent which model workers this worker needs."""
+        wants = {*self.state.wants, digest} if is_wanted else {*self.state.wants} - {digest}
+        if wants != set(self.state.wants):
+            self.state = msgspec.structs.replace(self.state, wants=tuple(sorted(wants)))
+            self._report()
+
+    def _routes(self, plan: ServingPlan, absent: dict[tuple[str, int], AbsentReplica]) -> Routes:
         routes = {}
         for endpoint in plan.endpoints:
             deployments = {
-                planned.version: Deployment(endpoint, planned.version, self.replicas[planned.digest], self.counters)
+                planned.version: Deployment(
+                    endpoint,
+                    planned.version,
+                    absent.get((endpoint.name, planned.version)) or self.replicas[planned.digest],
+                    self.counters,
+                )
                 for planned in endpoint.versions
             }
             routes[endpoint.name] = Route(endpoint, deployments)
@@ -163,29 +256,32 @@ class Worker:
         self.telemetry.revision = plan.revision
         self.counters.cells[self._revision] = plan.revision * 1_000_000
         self.counters.cells[self._published] = int(plan.published_at * 1e6)
-        self.state = WorkerState(self.number, os.getpid(), plan.revision)
+        self.state = msgspec.structs.replace(self.state, revision=plan.revision, refused=0, reason="")
         self.plans.keep()
         log.info("plan served", revision=plan.revision, endpoints=[endpoint.name for endpoint in plan.endpoints])
         self._report()
 
-    async def _retire(self, replica: Replica) -> None:
+    async def _retire(self, digest: str, replica: Replica) -> None:
         while not replica.is_idle:
             await asyncio.sleep(0.05)
         replica.close()
+        if digest not in self.replicas:  # it may have come back meanwhile
+            self._want(digest, False)
 
-    async def _beat(self, http: HttpServer) -> None:
+    async def _beat(self, edges: list[HttpServer | Http2Server]) -> None:
         """Tell the parent that the loop turns, and how late it woke."""
         while True:
             due = time.monotonic() + HEARTBEAT_S
             await asyncio.sleep(HEARTBEAT_S)
             self.counters.cells[self._lag] = int(max(0.0, time.monotonic() - due) * 1e6)
-            self.counters.cells[self._connections] = len(http.connections) * 1_000_000
+            self.counters.cells[self._connections] = sum(len(edge.connections) for edge in edges) * 1_000_000
             self._report()
 
-    async def _drain(self, http: HttpServer) -> None:
-        http.drain()
+    async def _drain(self, edges: list[HttpServer | Http2Server]) -> None:
+        for edge in edges:
+            edge.drain()
         until = self.loop.time() + self.settings.drain_s
-        while http.connections and self.loop.time() < until:
+        while any(edge.connections for edge in edges) and self.loop.time() < until:
             await asyncio.sleep(0.02)
 
     def _report(self) -> None:
@@ -203,23 +299,35 @@ class Worker:
             self.stopping.set()
 
 
-def _load_and_warm(shelf: Shelf, digest: str) -> tuple[LoadedVersion, dict[int, float], float]:
-    loaded = LoadedVersion(shelf.open(digest))
-    return loaded, loaded.warm(), loaded.explain_cost()
+def _bring_here(artifact: Artifact, threads: int) -> tuple[Version, dict[int, float], float]:
+    """A version in this process. One that holds the loop gets all `threads`, if it is faster with them."""
+    loaded = LoadedVersion(artifact)
+    curve = loaded.warm()
+    if threads > 1 and curve[1] > INLINE_S:
+        wider = LoadedVersion(artifact, threads)
+        wider_curve = wider.warm()
+        if wider_curve[1] < curve[1]:
+            loaded, wider, curve = wider, loaded, wider_curve
+        wider.close()
+    return loaded, curve, loaded.explain_cost()
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls(settings: Settings, protocol: str = "http/1.1") -> ssl.SSLContext | None:
     if not settings.tls_certificate:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    context.set_alpn_protocols([protocol])
     return context
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m modelyard.serve.main NUMBER LISTENER PARENT`: file descriptors that the parent handed down."""
-    number, listener, parent = map(int, arguments)
+    """`python -m modelyard.serve.main NUMBER LISTENER PARENT [GRPC]`: file descriptors that the parent handed down.
+
+    A listener that is a unix socket makes this the bulk worker.
+    """
+    number, listener, parent, *grpc = map(int, arguments)
     line = socket.socket(fileno=parent)
     with line.makefile("rb") as settings_line:
         settings = msgspec.json.decode(settings_line.readline(), type=Settings)
@@ -227,8 +335,12 @@ def main(arguments: list[str]) -> None:
     set_up(settings.log_level, process="gateway", worker=number)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
-        worker = Worker(number, settings, line, loop)
-        runner.run(worker.run(socket.socket(fileno=listener)))
+        door = socket.socket(fileno=listener)
+        is_bulk = door.family == socket.AF_UNIX
+        if is_bulk:
+            os.nice(BULK_NICE)
+        worker = Worker(number, settings, line, loop, is_bulk=is_bulk)
+        runner.run(worker.run(door, socket.socket(fileno=grpc[0]) if grpc else None))
 
 
 if __name__ == "__main__":

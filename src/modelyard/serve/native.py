@@ -13,6 +13,7 @@ from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.schema import row_schema
 from modelyard.contract.telemetry import Feedback
 from modelyard.contract.tensor import Matrix
+from modelyard.serve import forms
 from modelyard.serve.call import Batch, Call
 from modelyard.serve.routing import Deployment, Route, Routes
 
@@ -70,20 +71,31 @@ _decode_truths = msgspec.json.Decoder(Truth | list[Truth]).decode
 
 
 def read_rows(call: Call, max_rows: int) -> None:
-    """The body as the deployment's matrix. Raises InvalidInput, Undecodable or TooLarge."""
-    encoder = call.deployment.replica.loaded.encoder
-    call.inputs, call.single = encoder.decode_json(call.exchange.body, max_rows)
-    call.rows = len(call.inputs)
+    """The body as what the deployment takes. Raises InvalidInput, Undecodable or TooLarge."""
+    loaded = call.deployment.replica.loaded
+    if loaded.is_table:
+        call.inputs, call.single = loaded.encoder.decode_json(call.exchange.body, max_rows)
+        call.rows = len(call.inputs)
+        return
+    rows = decode_any(call.exchange.body)
+    call.single = not isinstance(rows, list)
+    forms.read_rows(call, [rows] if call.single else rows, max_rows)
+
+
+def read_row(call: Call, max_rows: int) -> None:
+    """The body as one row: a line of a stream."""
+    read_rows(call, max_rows)
+    if not call.single:
+        raise InvalidInput("a line is one row: an object, not a list")
 
 
 def say_prediction(call: Call, batch: Batch, start: int) -> None:
     """Answer with decisions, or with the outputs of a version that has none."""
     deployment = call.deployment
-    row = _decided if deployment.cutoff is not None else _plain
     if not call.single:
-        predictions = [row(call, batch, at, call.matrix[at - start]) for at in range(start, start + call.rows)]
+        predictions = [say_row(call, batch, start, row) for row in range(call.rows)]
         answer: Any = BatchAnswer(call.request_id, deployment.model, deployment.version, predictions)
-    elif row is _decided:
+    elif deployment.cutoff is not None:
         said = _decided(call, batch, start, call.matrix[0])
         answer = DecidedAnswer(
             call.request_id,
@@ -96,8 +108,15 @@ def say_prediction(call: Call, batch: Batch, start: int) -> None:
         )
     else:
         head = {"request_id": call.request_id, "model": deployment.model, "version": deployment.version}
-        answer = head | _plain(call, batch, start, call.matrix[0])
+        answer = head | _plain(batch, start)
     call.exchange.respond(200, _encode(answer))
+
+
+def say_row(call: Call, batch: Batch, start: int, row: int) -> Any:
+    """What is said of one of the call's rows, counted from 0."""
+    if call.deployment.cutoff is not None:
+        return _decided(call, batch, start + row, call.matrix[row])
+    return _plain(batch, start + row)
 
 
 def say_explanation(call: Call, batch: Batch, start: int) -> None:
@@ -135,7 +154,7 @@ def _language(headers: dict[bytes, bytes]) -> str:
     return "zh" if headers.get(b"accept-language", b"")[:2].lower() == b"zh" else "en"
 
 
-def _plain(call: Call, batch: Batch, at: int, row: Matrix) -> dict[str, Any]:
+def _plain(batch: Batch, at: int) -> dict[str, Any]:
     return {name: batch.column(name)[at] for name in batch.outputs}
 
 
@@ -172,7 +191,10 @@ def index(routes: Routes) -> bytes:
         {"name": name, "url": f"/{name}", "describe": f"GET /{name}", "predict": f"POST /{name}"}
         for name in routes.names
     ]
-    return _encode({"name": "modelyard", "endpoints": endpoints, "protocols": {"v2": "/v2"}, "metrics": "/metrics"})
+    protocols = {"v1": "/v1", "v2": "/v2", "mlflow": "/invocations"}
+    # KServe's client asks here whether the server lives.
+    said = {"name": "modelyard", "status": "alive", "endpoints": endpoints, "protocols": protocols}
+    return _encode(said | {"metrics": "/metrics", "openapi": "/openapi.json", "docs": "/docs"})
 
 
 def describe(route: Route, deployment: Deployment) -> bytes:
@@ -219,10 +241,12 @@ def describe(route: Route, deployment: Deployment) -> bytes:
         "aliases": route.aliases,
         "task": manifest.task,
         "target": contract.target,
-        "columns": columns,
+        "columns": columns if contract.columns else None,
+        "inputs": None if contract.columns else manifest.signature.inputs,
+        "outputs": None if contract.columns else manifest.signature.outputs,
         "answer": answer,
         "example": contract.example or None,
-        "schema": row_schema(contract),
+        "schema": row_schema(contract) if contract.columns else None,
         "metrics": manifest.metrics,
         "calls": {
             "predict": f"POST /{route.name}",

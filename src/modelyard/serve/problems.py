@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from http import HTTPStatus
+from typing import Literal
 
 import msgspec
 
@@ -11,6 +12,23 @@ from modelyard.contract.errors import InvalidInput, ModelyardError, Undecodable,
 from modelyard.contract.wire import HTTP_STATUS
 
 PROBLEM = b"application/problem+json"
+JSON = b"application/json"
+
+Dialect = Literal["native", "protocol", "mlflow"]
+_DIALECTS: dict[bytes, Dialect] = {b"v1": "protocol", b"v2": "protocol", b"invocations": "mlflow"}
+# The names by which MLflow's clients know errors; all others are BAD_REQUEST.
+_MLFLOW_CODES = {
+    "unauthenticated": "UNAUTHENTICATED",
+    "forbidden": "PERMISSION_DENIED",
+    "not_found": "ENDPOINT_NOT_FOUND",
+    "conflict": "RESOURCE_CONFLICT",
+    "quota_exceeded": "REQUEST_LIMIT_EXCEEDED",
+    "overloaded": "TEMPORARILY_UNAVAILABLE",
+    "not_ready": "TEMPORARILY_UNAVAILABLE",
+    "deadline_exceeded": "DEADLINE_EXCEEDED",
+    "model_failed": "INTERNAL_ERROR",
+    "internal": "INTERNAL_ERROR",
+}
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -26,9 +44,19 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 
 class ProtocolError(msgspec.Struct, omit_defaults=True):
-    """What the Open Inference Protocol calls an error, and ours beside it."""
+    """What the Open Inference Protocol and its V1 call an error, and ours beside it."""
 
     error: str
+    code: str
+    request_id: str = ""
+    violations: tuple[Violation, ...] = ()
+
+
+class ScoringError(msgspec.Struct, omit_defaults=True):
+    """What MLflow's scoring protocol calls an error, and ours beside it; never a stack trace."""
+
+    error_code: str
+    message: str
     code: str
     request_id: str = ""
     violations: tuple[Violation, ...] = ()
@@ -46,20 +74,41 @@ class UnsupportedMedia(InvalidInput):
     """A body in a form that is not read here."""
 
 
-def status_of(error: ModelyardError, *, protocol: bool) -> int:
-    """The HTTP status. The protocol's clients know 400 for every invalid input."""
+def dialect_of(target: bytes) -> Dialect:
+    """In which form errors of this request target are said."""
+    first = target[1:].partition(b"?")[0].partition(b"/")[0]
+    return _DIALECTS.get(first, "native")
+
+
+def status_of(error: ModelyardError, dialect: Dialect = "native") -> int:
+    """The HTTP status. Clients of the field's protocols know 400 for every invalid input."""
     if isinstance(error, WrongMethod):
         return 405
     if isinstance(error, UnsupportedMedia):
         return 415
-    if isinstance(error, Undecodable) or (protocol and error.code == "invalid_input"):
+    if isinstance(error, Undecodable) or (dialect != "native" and error.code == "invalid_input"):
         return 400
     return HTTP_STATUS[error.code]
 
 
-def problem(error: ModelyardError, status: int, request_id: str, *, protocol: bool) -> tuple[bytes, bytes, bytes]:
+def problem(
+    error: ModelyardError, status: int, request_id: str, dialect: Dialect = "native"
+) -> tuple[bytes, bytes, bytes]:
     """(body, content type, further header lines) of an error."""
     violations = error.violations if isinstance(error, InvalidInput) else ()
+    said: ProtocolError | ScoringError | Problem
+    if dialect == "protocol":
+        said = ProtocolError(str(error), error.code, request_id, violations)
+    elif dialect == "mlflow":
+        name = _MLFLOW_CODES.get(error.code, "BAD_REQUEST")
+        said = ScoringError(name, str(error), error.code, request_id, violations)
+    else:
+        kind = f"urn:modelyard:problem:{error.code}"
+        said = Problem(kind, HTTPStatus(status).phrase, status, str(error), error.code, request_id, violations)
+    return msgspec.json.encode(said), PROBLEM if dialect == "native" else JSON, _headers(error, status)
+
+
+def _headers(error: ModelyardError, status: int) -> bytes:
     headers = b""
     if status in (429, 503):
         wait = getattr(error, "retry_after_s", 1.0)
@@ -68,12 +117,4 @@ def problem(error: ModelyardError, status: int, request_id: str, *, protocol: bo
         headers += b'www-authenticate: Bearer realm="modelyard"\r\n'
     if isinstance(error, WrongMethod):
         headers += b"allow: %b\r\n" % error.allowed.encode()
-    if protocol:
-        return (
-            msgspec.json.encode(ProtocolError(str(error), error.code, request_id, violations)),
-            b"application/json",
-            headers,
-        )
-    kind = f"urn:modelyard:problem:{error.code}"
-    body = Problem(kind, HTTPStatus(status).phrase, status, str(error), error.code, request_id, violations)
-    return msgspec.json.encode(body), PROBLEM, headers
+    return headers

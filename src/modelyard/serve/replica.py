@@ -15,16 +15,17 @@ import numpy as np
 
 from modelyard.artifacts.manifest import Manifest
 from modelyard.contract.decision import Decision
-from modelyard.contract.encoding import Encoder
-from modelyard.contract.errors import DeadlineExceeded, Overloaded, TooLarge
-from modelyard.contract.tensor import Inputs, Matrix, Tensors, joined, row_slice
+from modelyard.contract.encoding import Encoder, counted_from
+from modelyard.contract.errors import DeadlineExceeded, InvalidInput, Overloaded, TooLarge
+from modelyard.contract.tensor import Inputs, Matrix, Tensors, joined, row_slice, shapes_of
 from modelyard.serve.batching import best_chunk, inline_rows, take_turn
 from modelyard.serve.call import Batch, Call
 from modelyard.serve.counters import ROWS, Counters
 from modelyard.serve.lane import Lane, Part
 
 INLINE_S = 0.001  # the longest that a batch may hold the loop
-LANE_S = 0.02  # the longest that a batch may hold the lane, while a smaller call waits
+LANE_S = 0.02  # a batch may hold the lane so long while a smaller call waits ...
+LANE_MOST_S = 0.25  # ... or so long, where rows together cost less than rows apart
 
 
 class Version(Protocol):
@@ -70,13 +71,17 @@ class Replica:
         self.queued_rows = 0
         self.cells = counters.cells
         self._batch_rows = counters.histogram("modelyard_batch_rows", model=name)
+        sizes = (*map(str, ROWS), "more")
+        self._batch_ns = [counters.counter("modelyard_batch_nanoseconds", model=name, rows=size) for size in sizes]
         self._reasons = {
             reason: counters.counter("modelyard_batches", model=name, reason=reason)
             for reason in ("turn", "full", "lane", "split", "retry")
         }
         self._late = counters.counter("modelyard_dropped_calls", model=name, reason="deadline")
+        self._lost = counters.counter("modelyard_dropped_calls", model=name, reason="worker_lost")
         self._left = counters.counter("modelyard_dropped_calls", model=name, reason="caller_left")
-        self.lane = Lane(self, max(1, inline_rows(with_reasons, LANE_S)))
+        dense = best_chunk({size: s for size, s in with_reasons.items() if s <= LANE_MOST_S or size == 1})
+        self.lane = Lane(self, max(dense, inline_rows(with_reasons, LANE_S)))
 
     @property
     def is_idle(self) -> bool:
@@ -91,6 +96,8 @@ class Replica:
             raise Overloaded(
                 f"max_queued_rows={self.max_queued_rows} rows already wait for {self.name}; try again shortly"
             )
+        if isinstance(call.inputs, dict):
+            call.group = (shapes_of(call.inputs), call.group)
         self.queued_rows += call.rows
         call.queued_ns = time.monotonic_ns()
         # Explaining costs more than predicting, and which rows will want it is not known before they are predicted.
@@ -125,18 +132,24 @@ class Replica:
         """The model's answer to calls or parts of calls as one batch; runs on the loop or on the lane's thread."""
         started_ns = time.monotonic_ns()
         rows = sum(part.rows for part in parts)
-        self._count_rows(rows)
         if rows <= self.chunk or not self.joins:
             inputs = [part.inputs for part in parts]
             outputs = self.loaded.predict(inputs[0]) if len(inputs) == 1 else self.loaded.predict_joined(inputs)
         else:  # in chunks of the size that costs least for each row
             whole = joined([part.inputs for part in parts])
-            answers = [self.loaded.predict(row_slice(whole, at, at + self.chunk)) for at in range(0, rows, self.chunk)]
+            answers = [self._chunk_at(whole, at) for at in range(0, rows, self.chunk)]
             outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        self._count_batch(rows, time.monotonic_ns() - started_ns)
         batch = Batch(outputs)
         batch.started_ns = started_ns
         self._explain(batch, parts)
         return batch
+
+    def _chunk_at(self, whole: Inputs, at: int) -> Tensors:
+        try:
+            return self.loaded.predict(row_slice(whole, at, at + self.chunk))
+        except InvalidInput as error:
+            raise counted_from(at, error) from None
 
     def _explain(self, batch: Batch, parts: Sequence[Call | Part]) -> None:
         wanted: list[int] = []
@@ -144,7 +157,7 @@ class Replica:
         for part in parts:
             wanted += part.rows_to_explain(batch.outputs, start)
             start += part.rows
-        if not wanted:
+        if not wanted or not self.loaded.is_table:
             return
         matrix: Matrix = joined([part.inputs for part in parts])  # type: ignore[assignment]
         for at in range(0, len(wanted), 256):
@@ -196,13 +209,19 @@ class Replica:
                     call.answer(DeadlineExceeded("the deadline passed while the call waited; it was not computed"))
         return wanted
 
+    def lose(self, call: Call) -> None:
+        """A call that a model worker held when it died; it is answered as not ready, and counted."""
+        if call.is_wanted:
+            self.cells[self._lost] += 1
+
     def count(self, reason: str) -> None:
         """One batch, by why it had its size."""
         self.cells[self._reasons[reason]] += 1
 
-    def _count_rows(self, rows: int) -> None:
+    def _count_batch(self, rows: int, took_ns: int) -> None:
         bucket = next((i for i, edge in enumerate(ROWS) if rows <= edge), len(ROWS))
         self.cells[self._batch_rows + bucket] += 1
+        self.cells[self._batch_ns[bucket]] += took_ns
         self.cells[self._batch_rows + len(ROWS) + 1] += rows
 
     def close(self) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelyard.contract.decision import Decision
 from modelyard.contract.errors import InvalidInput, NotFound, NotReady
 from modelyard.contract.plan import PlannedEndpoint, ServingPlan
 from modelyard.serve.counters import Counters
 from modelyard.serve.replica import Replica
+
+if TYPE_CHECKING:
+    from modelyard.serve.repository import AbsentReplica
 
 
 class UnknownEndpoint(NotFound):
@@ -25,11 +28,14 @@ class Deployment:
     """One version behind one endpoint: its replica, the endpoint's cut-off, and its counters."""
 
     __slots__ = (
-        "cutoff", "endpoint", "executions", "failure_ns", "failures", "infer_ns", "input_ns", "latency", "max_rows",
+        "cutoff", "endpoint", "executions", "failure_ns", "failures", "infer_ns", "input_ns", "last", "latency",
+        "max_rows",
         "model", "output_ns", "queue_ns", "quick", "replica", "requests", "rows", "version", "version_text",
     )  # fmt: skip
 
-    def __init__(self, endpoint: PlannedEndpoint, version: int, replica: Replica, counters: Counters) -> None:
+    def __init__(
+        self, endpoint: PlannedEndpoint, version: int, replica: Replica | AbsentReplica, counters: Counters
+    ) -> None:
         self.endpoint = endpoint.name
         self.model = endpoint.model
         self.version = version
@@ -47,6 +53,7 @@ class Deployment:
         self.requests = counters.counter("modelyard_requests", code="200", **labels)
         self.rows = counters.counter("modelyard_rows", **labels)
         self.latency = counters.histogram("modelyard_request_seconds", **labels)
+        self.last = counters.gauge("modelyard_last_call_timestamp_seconds", **labels)
         self.failures = counters.counter("modelyard_failures", **labels)
         self.executions = counters.counter("modelyard_executions", **labels)
         self.input_ns = counters.counter("modelyard_stage_nanoseconds", stage="input", **labels)
@@ -117,6 +124,8 @@ class Routes:
 
     def default(self) -> str:
         """The endpoint for dialects without a name in the path. Raises NotFound that names the setting."""
-        if self.plan and self.plan.default_endpoint:
+        if self.plan is None:
+            raise NotReady("the gateway has no plan yet; deploy a model first")
+        if self.plan.default_endpoint:
             return self.plan.default_endpoint
         raise NotFound("no default_endpoint is set in the plan, and this path names none")

@@ -52,13 +52,11 @@ class Telemetry:
         cells[deployment.input_ns] += call.queued_ns - call.started_ns
         cells[deployment.queue_ns] += batch.started_ns - call.queued_ns
         cells[deployment.infer_ns] += batch.answered_ns - batch.started_ns
-        first = batch.outputs["probability"] if "probability" in batch.outputs else next(iter(batch.outputs.values()))
-        mine = first[start : start + call.rows]
         caller_id = call.exchange.headers.get(b"x-request-id")
         self._pending.append(Prediction(
             call.request_id, batch.answered_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
             call.principal.name, call.rows, _recorded(call),
-            mine.tobytes() if mine.dtype == np.float32 else b"", took_ns,
+            _answered(call, batch, start), took_ns,
             "" if caller_id is None else caller_id[:64].decode("ascii", "replace"),
         ))  # fmt: skip
 
@@ -70,6 +68,7 @@ class Telemetry:
         cells, deployment = self.cells, call.deployment
         cells[deployment.executions] += 1
         cells[deployment.output_ns] += time.monotonic_ns() - batch.answered_ns
+        cells[deployment.last] = (batch.answered_ns + self._epoch_ns) // 1000
         pending, self._pending = self._pending, []
         if pending and not self._records.put(frame(*pending)):
             self.cells[self._dropped] += len(pending)
@@ -109,6 +108,15 @@ def _recorded(call: Call) -> bytes:
     if loaded.encoder.private is None:
         return call.matrix.tobytes()
     return np.where(loaded.encoder.private, np.nan, call.matrix).astype(np.float32).tobytes()
+
+
+def _answered(call: Call, batch: Batch, start: int) -> bytes:
+    """The probability of each row, or the first output where it is one number for each."""
+    outputs = batch.outputs
+    first = outputs["probability"] if "probability" in outputs else next(iter(outputs.values()), None)
+    if first is None or first.ndim != 1 or first.dtype != np.float32:
+        return b""
+    return first[start : start + call.rows].tobytes()
 
 
 class RecordWriter:
