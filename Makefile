@@ -48,7 +48,7 @@ docs: .venv/.ready-dev ## see that every link in the documentation leads somewhe
 
 .PHONY: bench
 bench: .venv/.ready-dev ## measure on this machine (ARGS="…" is passed on)
-	@command -v wrk >/dev/null || scripts/apt wrk
+	@{ command -v wrk && command -v h2load; } >/dev/null || scripts/apt wrk nghttp2-client
 	@$(bin)/python -m benchmarks $(ARGS)
 
 .PHONY: soak

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.server import Server, cpu_seconds
+from benchmarks.check import Sampler
+from benchmarks.processes import cpu_seconds
+from benchmarks.server import Server
+from benchmarks.work import Work
 
 SCRIPT = Path(__file__).parent / "requests.lua"
 MARK = "BENCH "
@@ -35,6 +38,7 @@ class Round(msgspec.Struct, frozen=True):
     errors: int
     generator_cores: float  # the load generator's processor time for each second of the round
     server_us: float | None  # the server's processor time for each request; None where it cannot be read
+    sampled: int = 0  # answers that were compared meanwhile, all of them right
 
 
 class LoadFailed(Exception):
@@ -54,8 +58,16 @@ def parse(output: str) -> Summary:
     raise LoadFailed(f"wrk said nothing of its round: {output.strip()[-300:]!r}")
 
 
-def load(server: Server, path: str, requests: Path, connections: int, seconds: float) -> Round:
-    """Load one server for so long over so many keep-alive connections."""
+def load(server: Server, work: Work, connections: int, seconds: float) -> Round:
+    """Load one server for so long over so many keep-alive connections; samples of its answers are compared."""
+    asked = work.asked(server.dialect)
+    with Sampler(server, work) as sampler:
+        found = drive(server, asked.path, asked.requests, connections, seconds)
+    return msgspec.structs.replace(found, sampled=sampler.answered)
+
+
+def drive(server: Server, path: str, requests: Path, connections: int, seconds: float) -> Round:
+    """The same for any file of bodies, one a line; a line may begin with a path of its own and a tab."""
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s", "--timeout", "10s"]
     for name, value in server.headers.items():
         command += ["-H", f"{name}: {value}"]

@@ -1,9 +1,11 @@
--- Sends the lines of a file as POST bodies, in turn, and tells the totals as one line of JSON.
+-- Sends the lines of a file as POST bodies, in turn, and tells the totals as one line of JSON. A line that begins with a
+-- slash is a path, a tab and a body.
 local requests, at = {}, 0
 
 function init(args)
   for line in io.lines(args[1]) do
-    requests[#requests + 1] = wrk.format("POST", nil, nil, line)
+    local path, body = line:match("^(/[^\t]*)\t(.*)$")
+    requests[#requests + 1] = wrk.format("POST", path, nil, body or line)
   end
 end
 

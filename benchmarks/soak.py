@@ -1,183 +1,228 @@
-"""A long time under load while versions change: every answer is compared, memory is watched. `make soak`."""
+"""A long time at a share of saturation while versions change: every answer is compared, memory is watched; then
+neighbours that mean harm, and what another caller feels of each. `make soak`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import contextlib
 import json
+import signal
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import uvloop
 from rich.console import Console
 
-from benchmarks.check import differs
-from benchmarks.server import Gateway, modelyard, resident_bytes
-from benchmarks.work import Work, graph_answers
+from benchmarks import hostile
+from benchmarks.bench import RESULTS
+from benchmarks.caller import Caller, Judge, Said, Tally, difference, judge_by
+from benchmarks.gateway import Gateway, modelyard
+from benchmarks.processes import resident_bytes
+from benchmarks.server import ROOT
+from benchmarks.work import Work, credit1, credit32, graph_answers, mixed
 
-CALLERS = 16
-SAMPLE_S = 0.5
-KEPT_REASONS = 10
+CALLERS = 48
+SAMPLE_S = 1.0
+WARM_UP_S = 120.0  # memory that grows after this counts; of a short soak, after a third of it
+MEMORY_BAR = 0.02
+NEIGHBOUR_BAR = 2.0
+PROBES = 8
+PROBE_EVERY_S = 0.02
+TURNS = 3
 
 
 class Soaked(msgspec.Struct):
     """What happened."""
 
+    saturation: float = 0.0  # answers a second without pace, from the same callers
     answered: int = 0
     failed: int = 0  # no answer, or not 200
     wrong: int = 0  # another answer than in process, or from a version that was not deployed
     deployments: int = 0
     slowest_deployment_s: float = 0.0
-    slowest_ms: float = 0.0
     seconds: float = 0.0
+    p99_ms: float = 0.0
     reasons: list[str] = []
     restarts: list[str] = []
-    memory: dict[int, list[tuple[float, int]]] = {}  # worker -> (seconds since the start, resident bytes)
+    memory: dict[int, list[tuple[float, int]]] = {}  # process -> (seconds since the start, resident bytes)
 
     @property
     def is_clean(self) -> bool:
         """Whether every call got its right answer, and no worker died."""
         return bool(self.answered) and not self.failed and not self.wrong and not self.restarts
 
-    def growth_bytes(self, warm_up_s: float) -> dict[int, int]:
-        """Worker -> how much more it held in the last quarter of the time after warm-up than in the first."""
+    def growth(self, warm_up_s: float) -> dict[int, tuple[int, int]]:
+        """Process -> what it held just after warm-up and at the end: medians over a tenth of the time between."""
         found = {}
         for pid, samples in self.memory.items():
             sizes = [size for at, size in samples if at >= warm_up_s]
-            if quarter := len(sizes) // 4:
-                found[pid] = int(statistics.median(sizes[-quarter:]) - statistics.median(sizes[:quarter]))
+            if len(sizes) > 1:
+                tenth = max(1, len(sizes) // 10)
+                found[pid] = (int(statistics.median(sizes[:tenth])), int(statistics.median(sizes[-tenth:])))
         return found
 
 
-def soak(changing: tuple[Work, Work], steady: list[Work], seconds: float, every_s: float) -> Soaked:
-    """Call a gateway for so long; `changing` take turns behind one endpoint, a new version every `every_s` seconds."""
-    first = changing[0]
-    endpoints = {work.endpoint: {1: work.digest} for work in (first, *steady)}
+class Felt(msgspec.Struct):
+    """What another caller felt of one neighbour: its 99th percentile alone and meanwhile, in turns."""
+
+    kind: str
+    alone_ms: list[float] = []
+    meanwhile_ms: list[float] = []
+    answers: dict[str, int] = {}  # the neighbour's own
+    failed: int = 0  # of the other caller's calls, wrong ones included
+
+    @property
+    def ratio(self) -> float:
+        """Median over the turns."""
+        return statistics.median(after / before for before, after in zip(self.alone_ms, self.meanwhile_ms, strict=True))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be asked for."""
+    parser.add_argument("--seconds", type=float, default=600.0, help="under load (600)")
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between deployments (10)")
+    parser.add_argument("--share", type=float, default=0.8, help="of saturation, which is measured first (0.8)")
+    parser.add_argument("--neighbours", type=float, default=4.0, help="seconds of each turn (4); 0: none")
+    parser.add_argument("--json", type=Path, default=RESULTS.with_name("soak.json"), metavar="FILE")
+
+
+def run(console: Console, given: argparse.Namespace) -> int:
+    """Soak and tell; the exit status."""
+    changing, steady = (credit1(), credit1(seed=8)), [credit32(), mixed()]
+    said = soak(changing, steady, given.seconds, given.every, given.share) if given.seconds else Soaked()
+    felt: list[Felt] = []
+    is_good = True
+    if given.seconds:
+        is_good = tell(console, said, min(WARM_UP_S, given.seconds / 3))
+    if given.neighbours:
+        felt = neighbours(credit1(), given.neighbours)
+        is_good = tell_neighbours(console, felt) and is_good
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_bytes(msgspec.json.format(msgspec.json.encode({"soaked": said, "neighbours": felt})) + b"\n")
+    return 0 if is_good else 1
+
+
+# --- the soak -------------------------------------------------------------------------------------------------------
+
+
+def soak(changing: tuple[Work, Work], steady: list[Work], seconds: float, every_s: float, share: float = 0.8) -> Soaked:
+    """Call a gateway for so long; `changing` take turns behind one endpoint, a new version every `every_s` seconds.
+
+    steady: other works; those of the changing endpoint are judged by its versions as well.
+    """
+    endpoints = {work.endpoint: {1: work.digest} for work in (*steady, changing[0])}
     shelves = [work.shelf for work in (*changing, *steady)]
     with modelyard(endpoints, shelves) as gateway, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Soak(gateway, changing, steady, seconds, every_s).run())
+        return runner.run(_Soak(gateway, changing, steady, endpoints).run(seconds, every_s, share))
 
 
 class _Soak:
     def __init__(
-        self, gateway: Gateway, changing: tuple[Work, Work], steady: list[Work], seconds: float, every_s: float
+        self, gateway: Gateway, changing: tuple[Work, Work], steady: list[Work], endpoints: dict[str, dict[int, str]]
     ) -> None:
-        self.gateway, self.changing, self.steady = gateway, changing, steady
-        self.every_s = every_s
-        self.began = time.monotonic()
-        self.until = self.began + seconds
+        self.gateway, self.changing = gateway, changing
+        self.works = [changing[0], *steady]
+        self.endpoints = endpoints
         self.live = {1}  # versions that may answer now
+        self.tally = Tally()
         self.said = Soaked()
-        # Version n is graph n - 1, modulo two: each answers the same rows differently.
-        self.answers = [graph_answers(work, changing[0].bodies) for work in changing]
 
-    async def run(self) -> Soaked:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._deploy())
-            tasks.create_task(self._watch())
-            for number in range(CALLERS):
-                work = (self.changing[0], *self.steady)[number % (1 + len(self.steady))]
-                tasks.create_task(self._call(work, number))
-        self.said.seconds = time.monotonic() - self.began
+    async def run(self, seconds: float, every_s: float, share: float) -> Soaked:
+        callers = [
+            Caller(self.gateway, work, self._judge(work), self.tally, first=number)
+            for number in range(CALLERS)
+            for work in [self.works[number % len(self.works)]]
+        ]
+        self.said.saturation = await self._saturation(callers, max(1.0, min(10.0, seconds / 10)))
+        kept = Tally()
+        for caller in callers:
+            caller.tally, caller.keep = kept, True
+        each_s = CALLERS / (share * self.said.saturation)
+        began = time.monotonic()
+        for number, caller in enumerate(callers):
+            await caller.start(each_s, each_s * number / CALLERS)
+        until = began + seconds
+        await asyncio.gather(self._deploy(until, every_s), self._watch(began, until))
+        await asyncio.gather(*(caller.stop() for caller in callers))
+        for caller in callers:
+            caller.close()
+        said = self.said
+        said.seconds = time.monotonic() - began
+        said.p99_ms = kept.p99_ms()
+        for tally in (self.tally, kept):
+            said.failed += tally.failed
+            said.wrong += tally.wrong
+            said.reasons += tally.reasons
+        said.answered = kept.answered
         state = self.gateway.state()
-        self.said.restarts = list(state.restarts) if state else ["the gateway's state is gone"]
-        return self.said
+        said.restarts = list(state.restarts) if state else ["the gateway's state is gone"]
+        return said
 
-    async def _deploy(self) -> None:
+    async def _saturation(self, callers: list[Caller], seconds: float) -> float:
+        """Answers a second of the same callers when none waits."""
+        for caller in callers:
+            await caller.start()
+        await asyncio.sleep(seconds / 3)  # versions and connections warm up
+        before, began = self.tally.answered, time.monotonic()
+        await asyncio.sleep(seconds)
+        rate = (self.tally.answered - before) / (time.monotonic() - began)
+        await asyncio.gather(*(caller.stop() for caller in callers))
+        if not rate:
+            raise RuntimeError(f"nothing was answered: {self.tally.reasons}")
+        return rate
+
+    def _judge(self, work: Work) -> Judge:
+        if work.endpoint != self.changing[0].endpoint:
+            return judge_by(work.expected["modelyard"], work.output)
+        # Version n is graph n - 1, modulo two: each answers the same rows differently.
+        versions = [[np.array(each) for each in graph_answers(one, work.bodies)] for one in self.changing]
+
+        def judge(said: Said, at: int) -> str | None:
+            version = int(said.model_version)
+            if version not in self.live:
+                return f"version {version} answered while {sorted(self.live)} were deployed"
+            return difference(said, versions[(version - 1) % 2][at], work.output)
+
+        return judge
+
+    async def _deploy(self, until: float, every_s: float) -> None:
         moving = self.changing[0].endpoint
         number = 1
-        while time.monotonic() + self.every_s < self.until:
-            await asyncio.sleep(self.every_s)
+        while time.monotonic() + every_s < until:
+            await asyncio.sleep(every_s)
             number += 1
             self.live = {number - 1, number}
             began = time.monotonic()
-            held = {moving: {number: self.changing[(number - 1) % 2].digest}}
-            revision = self.gateway.publish(held | {work.endpoint: {1: work.digest} for work in self.steady})
+            held = {**self.endpoints, moving: {number: self.changing[(number - 1) % 2].digest}}
+            revision = self.gateway.publish(held)
             while not self.gateway.serves(revision) and time.monotonic() < began + 30:
                 await asyncio.sleep(0.02)
             self.said.slowest_deployment_s = max(self.said.slowest_deployment_s, time.monotonic() - began)
             self.said.deployments += 1
 
-    async def _watch(self) -> None:
-        while time.monotonic() < self.until:
-            for pid in self.gateway.workers():
+    async def _watch(self, began: float, until: float) -> None:
+        while time.monotonic() < until:
+            for pid in self.gateway.pids():
                 if (size := resident_bytes(pid)) is not None:
-                    self.said.memory.setdefault(pid, []).append((time.monotonic() - self.began, size))
-            await asyncio.sleep(SAMPLE_S)
-
-    async def _call(self, work: Work, number: int) -> None:
-        line: _Line | None = None
-        turn = number
-        while time.monotonic() < self.until:
-            at = turn % len(work.bodies)
-            turn += 1
-            began = time.monotonic()
-            try:
-                line = line or await _Line.open(self.gateway, work.path)
-                status, answer = await asyncio.wait_for(line.ask(work.bodies[at]), 10)
-            except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
-                self._note("failed", f"{type(error).__name__}: {error}")
-                line = None
-                continue
-            self.said.slowest_ms = max(self.said.slowest_ms, (time.monotonic() - began) * 1e3)
-            self._judge(work, at, status, answer)
-        if line is not None:
-            line.close()
-
-    def _judge(self, work: Work, at: int, status: int, answer: bytes) -> None:
-        if status != 200:
-            self._note("failed", f"status {status}: {answer[:200]!r}")
-            return
-        expected = work.expected["modelyard"][at]
-        if work is self.changing[0]:
-            version = int(json.loads(answer)["model_version"])
-            if version not in self.live:
-                self._note("wrong", f"version {version} answered while {sorted(self.live)} were deployed")
-                return
-            expected = self.answers[(version - 1) % 2][at]
-        if reason := differs(status, answer, expected):
-            self._note("wrong", reason)
-        else:
-            self.said.answered += 1
-
-    def _note(self, kind: str, reason: str) -> None:
-        setattr(self.said, kind, getattr(self.said, kind) + 1)
-        if len(self.said.reasons) < KEPT_REASONS:
-            self.said.reasons.append(f"{kind}: {reason}")
+                    self.said.memory.setdefault(pid, []).append((time.monotonic() - began, size))
+            await asyncio.sleep(min(SAMPLE_S, max(0.05, (until - began) / 50)))
 
 
-class _Line:
-    """One keep-alive connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        self._reader, self._writer, self._head = reader, writer, head
-
-    @classmethod
-    async def open(cls, gateway: Gateway, path: str) -> _Line:
-        """Connect."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in gateway.headers.items())
-        return cls(reader, writer, f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{lines}".encode())
-
-    async def ask(self, body: str) -> tuple[int, bytes]:
-        """Status and body of the answer."""
-        data = body.encode()
-        self._writer.write(b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(data), data))
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        return int(head[9:12]), await self._reader.readexactly(length)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._writer.close()
-
-
-def tell(console: Console, said: Soaked, warm_up_s: float) -> None:
-    """Print what happened."""
+def tell(console: Console, said: Soaked, warm_up_s: float) -> bool:
+    """Print what happened; whether it is as demanded."""
     console.print(
-        f"{said.answered:,} right answers in {said.seconds:.0f} s from {CALLERS} callers "
-        f"({said.answered / said.seconds:,.0f}/s); failed {said.failed}, wrong {said.wrong}; "
-        f"slowest {said.slowest_ms:.0f} ms"
+        f"saturation {said.saturation:,.0f} answers/s from {CALLERS} callers; then {said.answered:,} right answers in "
+        f"{said.seconds:.0f} s ({said.answered / said.seconds:,.0f}/s, p99 {said.p99_ms:.1f} ms); "
+        f"failed {said.failed}, wrong {said.wrong}",
+        highlight=False,
     )
     console.print(
         f"{said.deployments} deployments under load; "
@@ -185,9 +230,91 @@ def tell(console: Console, said: Soaked, warm_up_s: float) -> None:
     )
     for reason in (*said.reasons, *said.restarts):
         console.print(f"  {reason}", markup=False)
-    growth = said.growth_bytes(warm_up_s)
-    for pid, grown in growth.items():
-        held = said.memory[pid][-1][1]
-        console.print(f"worker {pid}: {held / 1e6:.0f} MB resident, {grown / 1e6:+.1f} MB after warm-up")
+    growth = said.growth(warm_up_s)
+    for pid, (before, after) in growth.items():
+        share = after / before - 1
+        console.print(f"process {pid}: {after / 1e6:.0f} MB resident, {share:+.1%} after {warm_up_s:.0f} s")
     if not growth:
         console.print("memory: too short a time, or a system that does not tell")
+        return said.is_clean
+    before, after = (sum(pair[side] for pair in growth.values()) for side in (0, 1))
+    grown = after / before - 1
+    is_met = grown <= MEMORY_BAR
+    console.print(
+        f"[bold]all processes: {after / 1e6:.0f} MB, {grown:+.1%}[/bold], "
+        f"bar ≤ {MEMORY_BAR:.0%}: {'met' if is_met else 'not met'}"
+    )
+    return said.is_clean and is_met
+
+
+# --- neighbours -----------------------------------------------------------------------------------------------------
+
+
+def neighbours(
+    work: Work, seconds: float, kinds: tuple[str, ...] = tuple(hostile.KINDS), turns: int = TURNS
+) -> list[Felt]:
+    """Another caller's 99th percentile without and with each neighbour, in turns."""
+    found = []
+    with modelyard({work.endpoint: {1: work.digest}}, [work.shelf]) as gateway:
+        for kind in kinds:
+            felt = Felt(kind)
+            for _ in range(turns):
+                felt.alone_ms.append(_probe(gateway, work, seconds, felt))
+                with _neighbour(gateway, kind, felt):
+                    felt.meanwhile_ms.append(_probe(gateway, work, seconds, felt))
+            found.append(felt)
+    return found
+
+
+@contextlib.contextmanager
+def _neighbour(gateway: Gateway, kind: str, felt: Felt) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.hostile", kind, str(gateway.port), gateway.neighbours_key]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"{kind}: the neighbour did not begin")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            said = json.loads(process.communicate(timeout=30)[0] or "{}")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said = json.loads(process.communicate()[0] or "{}")
+        for answer, count in said.items():
+            felt.answers[answer] = felt.answers.get(answer, 0) + count
+
+
+def _probe(gateway: Gateway, work: Work, seconds: float, felt: Felt) -> float:
+    async def probe() -> Tally:
+        tally = Tally()
+        judge = judge_by(work.expected["modelyard"], work.output)
+        callers = [Caller(gateway, work, judge, tally, first=number, keep=True) for number in range(PROBES)]
+        for number, caller in enumerate(callers):
+            await caller.start(PROBE_EVERY_S, PROBE_EVERY_S * number / PROBES)
+        await asyncio.sleep(seconds)
+        await asyncio.gather(*(caller.stop() for caller in callers))
+        for caller in callers:
+            caller.close()
+        return tally
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        tally = runner.run(probe())
+    felt.failed += tally.failed + tally.wrong
+    return tally.p99_ms()
+
+
+def tell_neighbours(console: Console, found: list[Felt]) -> bool:
+    """Print what another caller felt; whether each is within the bar."""
+    for felt in found:
+        is_met = felt.ratio <= NEIGHBOUR_BAR and not felt.failed
+        said = ", ".join(f"{answer} × {count:,}" for answer, count in felt.answers.items()) or "nothing"
+        console.print(
+            f"{felt.kind}: another caller's p99 {statistics.median(felt.alone_ms):.2f} ms alone, "
+            f"{statistics.median(felt.meanwhile_ms):.2f} ms meanwhile, [bold]ratio {felt.ratio:.2f}[/bold], "
+            f"bar ≤ {NEIGHBOUR_BAR:g}: {'met' if is_met else 'not met'}; "
+            f"its calls that failed {felt.failed}; the neighbour was answered {said}",
+            highlight=False,
+        )
+    return all(felt.ratio <= NEIGHBOUR_BAR and not felt.failed for felt in found)

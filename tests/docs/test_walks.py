@@ -57,10 +57,10 @@ STOPS = [
     ("serve/replica.py", "Replica._turn", "take_turn("),
     ("serve/replica.py", "Replica.compute", "loaded.predict("),
     ("runtimes/version.py", "LoadedVersion.predict", "runtime.predict("),
-    ("serve/call.py", "Call.answer", "self.say("),
+    ("serve/replica.py", "Replica.say", "call.say("),
     ("serve/native.py", "say_prediction", "exchange.respond("),
     ("serve/exchange.py", "Exchange.respond", "connection.flush("),
-    ("serve/call.py", "Call.answer", "telemetry.note("),
+    ("serve/replica.py", "Replica.say", "telemetry.note("),
 ]
 
 

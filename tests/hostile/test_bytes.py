@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from kit.gateway import Gateway, gateway, plan
+from kit.every_kind import plan_of
+from kit.gateway import Gateway, gateway
+from kit.tensor_versions import store_identity
 from kit.versions import CONTRACT, store
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
@@ -44,21 +46,24 @@ WORDS = {
     "GOOD": GOOD,
     "HEAD": "age,income,home,job,guarantor",
     "LIST": '[35,120.5,"rent","fixed",false]',
+    "OTHER": '{"name":"in_BYTES","datatype":"BYTES","shape":[1,1,1,1],"data":["a"]}',
 }
 POSTS = {  # a case's shorthand -> where its body is posted to
     "body": "/loans",
     "infer": "/v2/models/loans/infer",
     "v1": "/v1/models/loans:predict",
     "mlflow": "/invocations",
+    "free": "/v2/models/free/infer",
 }
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     root = tmp_path_factory.mktemp("hostile") / "home"
-    digest = store(Shelf(Home(root).prepare().shelf))
-    key = PlannedKey("k1", digest_of(KEY), "tester", ("infer",))
-    first = msgspec.structs.replace(plan(1, {1: digest}, keys=(key,), require_keys=True), default_endpoint="loans")
+    shelf = Shelf(Home(root).prepare().shelf)
+    digests = {"loans": store(shelf), "free": store_identity(shelf, ("FP32", "BYTES"), (-1, -1, -1, -1), name="free")}
+    key = PlannedKey("k1", digest_of(KEY), "tester", ("infer", "explain:free"))
+    first = msgspec.structs.replace(plan_of(digests, (key,)), require_keys=True)
     limits = {"header_timeout_s": 1, "body_timeout_s": 1, "idle_timeout_s": 1.5, "max_body_bytes": 1_500_000}
     with gateway(root, first, **limits) as one:
         yield one
@@ -113,6 +118,9 @@ def chunks(case: dict[str, Any]) -> list[bytes | list[bytes]]:
         if shorthand in case:
             body = case["body"].encode() if shorthand == "body" else filled(case[shorthand])
             kind = f"Content-Type: {case['type']}\r\n" if "type" in case else ""
+            if "tail" in case:
+                kind += f"Inference-Header-Content-Length: {len(body)}\r\n"
+                body += bytes.fromhex(case["tail"])
             return [filled(f"POST {path} HTTP/1.1\r\n$HOST${{AUTH}}{kind}Content-Length: {len(body)}\r\n\r\n") + body]
     return [one_chunk(text) for text in case["raw"]]
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import httpx
 import msgspec
 import pytest
+
 from kit.gateway import Gateway, gateway, plan, until
 from kit.versions import expected, store
-
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedKey

@@ -76,7 +76,7 @@ class Yard:
         self.counters = Counters(folder, 0)
         loop = asyncio.get_running_loop()
         self.replica = Replica(version, SLOW, 0.0, loop, self.counters, max_queued_rows, "doubling")
-        self.telemetry = SimpleNamespace(note=lambda *_: None, settle=lambda *_: None, failed=lambda *_: None)
+        self.telemetry = SimpleNamespace(note=lambda *_: None, failed=lambda *_: None)
 
     def __enter__(self) -> Yard:
         return self

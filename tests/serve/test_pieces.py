@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from kit.gateway import Gateway, gateway, until
 from kit.model_workers import KIT_PATH, store_class
-
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedEndpoint, PlannedVersion, ServingPlan, TrafficSplit

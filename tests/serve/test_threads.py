@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from kit.gateway import gateway, plan
 from kit.versions import store
-
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings

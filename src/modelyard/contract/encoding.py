@@ -44,7 +44,9 @@ class Encoder:
         self._minimum, self._maximum, self._whole = _limits(self.features)
         # A caller who sends float32 means its 0.1, which lies above the maximum 0.1 that a person wrote.
         with np.errstate(over="ignore"):
-            self._minimum32, self._maximum32 = self._minimum.astype(np.float32), self._maximum.astype(np.float32)
+            self._within32 = self._minimum.astype(np.float32), self._maximum.astype(np.float32)
+            # Of other numbers, what fits these fits the limits themselves; the careful way decides the rest.
+            self._inner32 = np.nextafter(self._within32[0], np.inf), np.nextafter(self._within32[1], -np.inf)
         private = np.array([column.pii != "none" for column in self.features])
         self.private = private if private.any() else None  # columns that no record may hold
 
@@ -106,11 +108,16 @@ class Encoder:
         One look at the whole settles the common case; only what it does not settle is read column by column.
         """
         if matrix.dtype.kind in "fiu":
-            is_short = matrix.dtype == np.float32
-            low, high = (self._minimum32, self._maximum32) if is_short else (self._minimum, self._maximum)
-            is_fit = (matrix >= low) & (matrix <= high)  # NaN is never fit
-            if is_fit.all() and (self._whole is None or not np.mod(matrix[:, self._whole], 1).any()):
-                return matrix.astype(np.float32)
+            if matrix.dtype == np.float32:
+                short, (low, high) = matrix, self._within32
+            else:
+                with np.errstate(over="ignore"):
+                    short, (low, high) = matrix.astype(np.float32), self._inner32
+            every = np.logical_and.reduce  # a third of the time of `(a & b).all()`
+            # NaN is never fit.
+            is_fit = every(short >= low, axis=None) and every(short <= high, axis=None)
+            if is_fit and (self._whole is None or not np.mod(matrix[:, self._whole], 1).any()):
+                return short
         return self.encode_columns(dict(zip(self.names, matrix.T, strict=True)), len(matrix))
 
     def number_types(self) -> tuple[Any, ...] | None:

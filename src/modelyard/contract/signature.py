@@ -8,7 +8,7 @@ import msgspec
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tensor: V2 datatype and shape. A first -1 is the number of rows; a further one is free, as a text's length."""
+    """One tensor: V2 datatype and shape. A first -1 is the number of rows; a further one is free, such as a length."""
 
     name: str
     datatype: str

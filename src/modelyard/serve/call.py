@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from modelyard.contract.errors import InvalidInput, ModelFailed, ModelyardError
-from modelyard.contract.tensor import Inputs, Matrix, Tensors
+from modelyard.contract.tensor import Inputs, Matrix, Tensors, datatype_of
 from modelyard.serve.log import log
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Answer(Protocol):
 class Batch:
     """What the model said to one batch; lists are made once for all its calls."""
 
-    __slots__ = ("_lists", "answered_ns", "contributions", "outputs", "started_ns")
+    __slots__ = ("_first", "_lists", "_plain", "answered_ns", "contributions", "outputs", "started_ns")
 
     def __init__(self, outputs: Tensors) -> None:
         self.outputs = outputs
@@ -56,6 +56,8 @@ class Batch:
         self.answered_ns = 0  # ... and when it had answered
         self.contributions: dict[int, Matrix] = {}  # row of the batch -> log-odds per feature, then the base
         self._lists: dict[str, list[Any]] = {}
+        self._plain: dict[str, tuple[str, list[Any]] | None] = {}
+        self._first: Any = self  # not looked for yet
 
     def column(self, name: str) -> list[Any]:
         """One output as Python values."""
@@ -63,9 +65,32 @@ class Batch:
             values = self._lists[name] = self.outputs[name].tolist()
         return values
 
+    def plain(self, name: str) -> tuple[str, list[Any]] | None:
+        """The datatype and the values of an output that is one JSON number for each row; None for any other."""
+        try:
+            return self._plain[name]
+        except KeyError:
+            values = self.outputs.get(name)
+            is_plain = values is not None and values.ndim == 1 and values.dtype.kind in "biuf"
+            if values is None or not is_plain or values.dtype == np.float16:
+                self._plain[name] = None
+            else:
+                self._plain[name] = datatype_of(values.dtype), self.column(name)
+            return self._plain[name]
+
+    @property
+    def first(self) -> Matrix | None:
+        """What a record keeps: the probability, or the first output, where it is one float32 for each row."""
+        if self._first is self:
+            outputs = self.outputs
+            found = outputs["probability"] if "probability" in outputs else next(iter(outputs.values()), None)
+            is_kept = found is not None and found.ndim == 1 and found.dtype == np.float32
+            self._first = found if is_kept else None
+        return self._first  # type: ignore[no-any-return]
+
 
 class Call:
-    """What the stops of the walk know of one call. `answer` is called once."""
+    """What the stops of the walk know of one call. It is answered once."""
 
     __slots__ = (
         "deadline_ns", "deployment", "exchange", "group", "inputs", "is_answered", "language", "options", "parameters",
@@ -138,23 +163,18 @@ class Call:
         mine = mine.astype(np.float64)
         return (np.flatnonzero(mine >= cutoff) + start).tolist()
 
-    def answer(self, result: Batch | ModelyardError, start: int = 0) -> None:
-        """Answer once, with rows of a batch or with the error that says why not; a second answer is ignored."""
+    def refuse(self, error: ModelyardError) -> None:
+        """Answer with the error that says why there is nothing else; a second answer is ignored."""
         if self.is_answered:
             return
-        if isinstance(result, ModelyardError):
-            self.is_answered = True
-            self.telemetry.failed(self)
-            self.exchange.refuse(result)
-            return
-        self.say(self, result, start)  # what fails here is answered with an error by whoever called
         self.is_answered = True
-        self.telemetry.note(self, result, start)
+        self.telemetry.failed(self)
+        self.exchange.refuse(error)
 
     def fail(self, error: BaseException) -> None:
         """Answer with what the caller may know of an exception; the rest is in the log under the request id."""
         if isinstance(error, ModelyardError):
-            self.answer(error)
+            self.refuse(error)
             return
         # Where it failed, not what it said: a model's own message may hold what the caller sent.
         trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
@@ -162,7 +182,7 @@ class Call:
             "model failed", request_id=self.request_id, endpoint=self.deployment.endpoint, error=type(error).__name__,
             trace=trace,
         )  # fmt: skip
-        self.answer(
+        self.refuse(
             ModelFailed(f"the model failed on this input; the log has details under request id {self.request_id}")
         )
 

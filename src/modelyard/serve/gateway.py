@@ -52,6 +52,7 @@ class Gateway:
         self.counters_folder = counters_folder
         self.bulk = bulk  # None in the bulk worker itself
         self.pieces = Pieces(loop)
+        self._bulk_bytes = settings.bulk_bytes
         self._deadline_ns = int(settings.deadline_s * 1e9)
         self._targets: dict[tuple[bytes, bytes], Target] = {}
 
@@ -97,9 +98,12 @@ class Gateway:
     def handle(self, exchange: Exchange) -> None:
         """The request is whole."""
         target, principal = exchange.data
-        if exchange.body and not self._unpack(exchange, target.may_be_bulk):
-            return
-        target.handler(self, exchange, target, principal)
+        headers = exchange.headers
+        is_plain = len(exchange.body) <= self._bulk_bytes and not (
+            content.ENCODING in headers or content.DIGEST in headers
+        )
+        if is_plain or self._unpack(exchange, target.may_be_bulk):
+            target.handler(self, exchange, target, principal)
 
     def _unpack(self, exchange: Exchange, may_be_bulk: bool) -> bool:
         """Make the body what the caller meant; False if it is large, and the bulk worker's now."""

@@ -66,10 +66,9 @@ class Connection(asyncio.Protocol):
     """One client's connection. Reads requests, keeps their order, enforces every limit and deadline."""
 
     __slots__ = (
-        "chunk", "closing", "current", "deadline", "ended", "fresh", "head_bytes", "head_count", "held", "in_head",
-        "known", "memo", "parser", "paused", "problem", "raw_bytes", "server", "slots", "stalled", "transport",
-        "tries",
-        "upgrading", "waiting", "write_deadline",
+        "chunk", "closing", "current", "deadline", "ended", "fresh", "handing", "head_bytes", "head_count", "held",
+        "in_head", "known", "memo", "parser", "paused", "problem", "raw_bytes", "server", "slots", "stalled",
+        "transport", "tries", "upgrading", "waiting", "write_deadline",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -81,6 +80,7 @@ class Connection(asyncio.Protocol):
         self.waiting = 0  # handed to the application, not yet answered
         self.current: Exchange | None = None
         self.in_head = self.upgrading = self.paused = False
+        self.handing = False  # a held request is being handed over
         self.stalled = False  # a stream has as much as it can hold
         self.memo: Any = None  # the application's own: what it found out about the head that came last
         self.known: KnownHead | None = None
@@ -163,6 +163,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_deadline = NEVER
+        if self.held:
+            self.flush()
         self._resume_reading()
 
     # --- the parser's side
@@ -252,7 +254,7 @@ class Connection(asyncio.Protocol):
             self.flush()
         elif exchange.sink is not None:
             exchange.sink.end()
-        elif self.waiting >= self.server.settings.max_outstanding:
+        elif self._is_busy():
             self.held.append(exchange)
             self._pause_reading()
         else:
@@ -335,8 +337,12 @@ class Connection(asyncio.Protocol):
             if not exchange.keep_alive:
                 self._linger()
                 return
-        while self.held and self.waiting < self.server.settings.max_outstanding:
+        while self.held and not self.handing and not self._is_busy():
+            self.handing = True  # what is answered at once comes back here: without this, once deeper for each
             self._hand_over(self.held.popleft())
+            self.handing = False
+        if self.closing:
+            return
         if self.paused and not self.held:
             self._resume_reading()
         if not slots and self.current is None:
@@ -391,6 +397,10 @@ class Connection(asyncio.Protocol):
             self._refuse_and_close(InvalidInput("the headers did not arrive within header_timeout_s"), 408)
         else:
             self._refuse_and_close(InvalidInput("the body did not arrive within body_timeout_s"), 408)
+
+    def _is_busy(self) -> bool:
+        """Whether a further request has to wait: for the answers of others, or for the caller to read his own."""
+        return self.waiting >= self.server.settings.max_outstanding or self.write_deadline != NEVER
 
     def _hand_over(self, exchange: Exchange) -> None:
         self.waiting += 1

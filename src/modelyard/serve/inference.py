@@ -28,6 +28,6 @@ class Inference:
             read(call, call.deployment.max_rows or self._max_rows)
             if call.principal.quota is not None:
                 call.principal.quota.charge_rest(call.rows)  # the first was charged at the end of the headers
-            call.deployment.replica.submit(call)  # completion calls call.answer(batch, start)
+            call.deployment.replica.submit(call)  # it says the answer, or call.refuse
         except ModelyardError as refusal:
-            call.answer(refusal)
+            call.refuse(refusal)

@@ -199,7 +199,7 @@ class Lane:
         now = time.monotonic_ns()
         for call in _calls(self._running):
             if call.deadline_ns <= now and call.is_wanted:
-                call.answer(DeadlineExceeded("the deadline passed while the model computed"))
+                call.refuse(DeadlineExceeded("the deadline passed while the model computed"))
         for call in _calls(self.waiting):
             if call.deadline_ns <= now or not call.is_wanted:
                 self.replica.still_wanted([call])

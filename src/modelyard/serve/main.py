@@ -81,6 +81,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stopping.set)
         self.loop.add_reader(self._parent, self._parent_spoke)
+        edges: list[HttpServer | Http2Server] = []
+        followers = [asyncio.create_task(self._beat(edges))]  # also while the first plan loads, which may take minutes
         await self._first_plan()
         is_bulk = listener.family == socket.AF_UNIX
         deflate_bytes = self.settings.max_body_bytes if is_bulk else MAX_BYTES
@@ -89,7 +91,7 @@ class Worker:
             server = await self.loop.create_unix_server(http, sock=listener, backlog=256)
         else:
             server = await self.loop.create_server(http, sock=listener, ssl=_tls(self.settings), backlog=4096)
-        edges: list[HttpServer | Http2Server] = [http]
+        edges.append(http)
         doors = [server]
         if grpc_listener is not None:
             grpc = grpc_server(self.gateway, self.loop)
@@ -100,7 +102,7 @@ class Worker:
         gc.set_threshold(*GC_THRESHOLDS)
         gc.freeze()  # what was loaded so far lives on: full collections need not look at it again
         self._report()
-        followers = [asyncio.create_task(self._follow_plan()), asyncio.create_task(self._beat(edges))]
+        followers.append(asyncio.create_task(self._follow_plan()))
         await self.stopping.wait()
         for follower in followers:
             follower.cancel()

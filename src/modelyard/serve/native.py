@@ -162,7 +162,7 @@ def read_truths(body: bytes | bytearray, route: Route, principal: str) -> list[F
     """The truths in a feedback request, checked against the classes of the endpoint's target."""
     try:
         truths = _decode_truths(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decode_any(body)  # not JSON at all says so itself
         raise InvalidInput(
             'feedback is {"request_id": "...", "truth": ..., "row": 0} or a list of such objects'

@@ -115,5 +115,4 @@ class _Answer:
         exchange.finish()
         batch = Batch({})
         batch.started_ns, batch.answered_ns = started_ns, time.monotonic_ns()
-        call.telemetry.note(call, batch, 0)
-        call.telemetry.settle(call, batch)
+        call.telemetry.note([(call, 0)], batch)

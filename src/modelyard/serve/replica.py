@@ -125,6 +125,8 @@ class Replica:
 
     def _take_turn(self, waiting: list[Call], max_rows: int) -> tuple[list[Call], list[Call]]:
         if self.joins:
+            if self.loaded.is_table and sum(call.rows for call in waiting) <= max_rows:
+                return waiting, []  # everybody goes
             return take_turn(waiting, max_rows)
         return waiting[:1], waiting[1:]
 
@@ -184,19 +186,26 @@ class Replica:
     def say(self, calls: Sequence[Call], batch: Batch) -> None:
         """Answer each call with its rows of the batch."""
         batch.answered_ns = time.monotonic_ns()
+        answered = []
         start = 0
         for call in calls:
-            try:
-                call.answer(batch, start)
-            except Exception as error:  # saying the answer failed: the next caller still gets its own
-                call.fail(error)
+            if not call.is_answered:
+                try:
+                    call.say(call, batch, start)
+                except Exception as error:  # saying the answer failed: the next caller still gets its own
+                    call.fail(error)
+                else:
+                    call.is_answered = True
+                    answered.append((call, start))
             start += call.rows
-        calls[0].telemetry.settle(calls[0], batch)
+        calls[0].telemetry.note(answered, batch)
 
     def still_wanted(self, calls: list[Call]) -> list[Call]:
         """Those whose callers still wait; the others are dropped before computing, and counted."""
         now = time.monotonic_ns()
-        wanted = [call for call in calls if call.deadline_ns > now and call.is_wanted]
+        wanted = [
+            call for call in calls if call.deadline_ns > now and not call.is_answered and not call.exchange.is_gone
+        ]
         if len(wanted) < len(calls):
             for call in calls:
                 if call.is_answered:
@@ -206,7 +215,7 @@ class Replica:
                     call.is_answered = True
                 elif call.deadline_ns <= now:
                     self.cells[self._late] += 1
-                    call.answer(DeadlineExceeded("the deadline passed while the call waited; it was not computed"))
+                    call.refuse(DeadlineExceeded("the deadline passed while the call waited; it was not computed"))
         return wanted
 
     def lose(self, call: Call) -> None:

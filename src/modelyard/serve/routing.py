@@ -29,8 +29,8 @@ class Deployment:
 
     __slots__ = (
         "cutoff", "endpoint", "executions", "failure_ns", "failures", "infer_ns", "input_ns", "last", "latency",
-        "max_rows",
-        "model", "output_ns", "queue_ns", "quick", "replica", "requests", "rows", "version", "version_text",
+        "max_rows", "model", "output_ns", "queue_ns", "quick", "records_all", "replica", "requests", "rows", "version",
+        "version_text",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,8 @@ class Deployment:
                 f"endpoint {endpoint.name!r}: version {version} has no decision whose cutoff could be set"
             )
         self.cutoff = endpoint.cutoff if endpoint.cutoff is not None else (decision.cutoff if decision else None)
+        loaded = replica.loaded
+        self.records_all = loaded.is_table and loaded.encoder.private is None  # a record holds every column
         labels = {"endpoint": endpoint.name, "version": self.version_text}
         self.requests = counters.counter("modelyard_requests", code="200", **labels)
         self.rows = counters.counter("modelyard_rows", **labels)

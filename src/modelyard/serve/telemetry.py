@@ -19,6 +19,7 @@ from modelyard.contract.telemetry import Feedback, Prediction, frame
 from modelyard.serve.call import Batch, Call
 from modelyard.serve.counters import SECONDS, Counters
 from modelyard.serve.log import log
+from modelyard.serve.routing import Deployment
 
 BUFFER_BYTES = 16 * 1024 * 1024
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -35,43 +36,57 @@ class Telemetry:
         self.cells = counters.cells
         self.revision = 0
         self._records = RecordWriter(folder, worker, budget_bytes)
-        self._pending: list[Prediction] = []
         self._dropped = counters.counter("modelyard_records_dropped")
         self._truths = counters.counter("modelyard_feedback")
         self._refusals: dict[tuple[str, int], int] = {}
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
 
-    def note(self, call: Call, batch: Batch, start: int) -> None:
-        """One answered call: its counters now, its record with the batch's others in `settle`."""
-        took_ns = batch.answered_ns - call.started_ns
-        deployment, cells = call.deployment, self.cells
-        cells[deployment.requests] += 1
-        cells[deployment.rows] += call.rows
-        cells[deployment.latency + bisect_left(_EDGES_NS, took_ns)] += 1
-        cells[deployment.latency + _SUM] += took_ns
-        cells[deployment.input_ns] += call.queued_ns - call.started_ns
-        cells[deployment.queue_ns] += batch.started_ns - call.queued_ns
-        cells[deployment.infer_ns] += batch.answered_ns - batch.started_ns
-        caller_id = call.exchange.headers.get(b"x-request-id")
-        self._pending.append(Prediction(
-            call.request_id, batch.answered_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
-            call.principal.name, call.rows, _recorded(call),
-            _answered(call, batch, start), took_ns,
-            "" if caller_id is None else caller_id[:64].decode("ascii", "replace"),
-        ))  # fmt: skip
+    def note(self, answered: list[tuple[Call, int]], batch: Batch) -> None:
+        """The answered calls of one batch, each with its first row in it: counters, and records framed together.
 
-    def settle(self, call: Call, batch: Batch) -> None:
-        """After the last answer of a batch, `call` being its first: its time, and its records framed together.
-
-        A frame for each record would cost a third of all telemetry.
+        Once for a batch, not for each call: a call's own turn here would cost more than the sums do.
         """
-        cells, deployment = self.cells, call.deployment
+        if not answered:
+            return
+        first, end_ns, infer_ns = batch.first, batch.answered_ns, batch.answered_ns - batch.started_ns
+        records, cells, deployment = [], self.cells, answered[0][0].deployment
+        calls = rows = took = read = queued = 0
+        for call, start in answered:
+            if call.deployment is not deployment:  # two endpoints may share a version
+                self._add(deployment, calls, rows, took, read, queued, infer_ns)
+                deployment, calls, rows, took, read, queued = call.deployment, 0, 0, 0, 0, 0
+            took_ns = end_ns - call.started_ns
+            cells[deployment.latency + bisect_left(_EDGES_NS, took_ns)] += 1
+            calls += 1
+            rows += call.rows
+            took += took_ns
+            read += call.queued_ns - call.started_ns
+            queued += batch.started_ns - call.queued_ns
+            caller_id = call.exchange.headers.get(b"x-request-id")
+            records.append(Prediction(
+                call.request_id, end_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
+                call.principal.name, call.rows,
+                call.inputs.tobytes() if deployment.records_all else _recorded(call),  # type: ignore[union-attr]
+                b"" if first is None else first[start : start + call.rows].tobytes(), took_ns,
+                "" if caller_id is None else caller_id[:64].decode("ascii", "replace"),
+            ))  # fmt: skip
+        self._add(deployment, calls, rows, took, read, queued, infer_ns)
         cells[deployment.executions] += 1
-        cells[deployment.output_ns] += time.monotonic_ns() - batch.answered_ns
-        cells[deployment.last] = (batch.answered_ns + self._epoch_ns) // 1000
-        pending, self._pending = self._pending, []
-        if pending and not self._records.put(frame(*pending)):
-            self.cells[self._dropped] += len(pending)
+        cells[deployment.output_ns] += time.monotonic_ns() - end_ns
+        cells[deployment.last] = (end_ns + self._epoch_ns) // 1000
+        if not self._records.put(frame(*records)):
+            cells[self._dropped] += len(records)
+
+    def _add(
+        self, deployment: Deployment, calls: int, rows: int, took_ns: int, read_ns: int, queued_ns: int, infer_ns: int
+    ) -> None:
+        cells = self.cells
+        cells[deployment.requests] += calls
+        cells[deployment.rows] += rows
+        cells[deployment.latency + _SUM] += took_ns
+        cells[deployment.input_ns] += read_ns
+        cells[deployment.queue_ns] += queued_ns
+        cells[deployment.infer_ns] += infer_ns * calls
 
     def feedback(self, truths: list[Feedback]) -> None:
         """Truths that callers gave."""
@@ -103,20 +118,9 @@ class Telemetry:
 def _recorded(call: Call) -> bytes:
     """What the model saw of a table's row, without what is personal; of tensors, which have no columns, nothing."""
     loaded = call.deployment.replica.loaded
-    if not loaded.is_table:
+    if not loaded.is_table or loaded.encoder.private is None:
         return b""
-    if loaded.encoder.private is None:
-        return call.matrix.tobytes()
     return np.where(loaded.encoder.private, np.nan, call.matrix).astype(np.float32).tobytes()
-
-
-def _answered(call: Call, batch: Batch, start: int) -> bytes:
-    """The probability of each row, or the first output where it is one number for each."""
-    outputs = batch.outputs
-    first = outputs["probability"] if "probability" in outputs else next(iter(outputs.values()), None)
-    if first is None or first.ndim != 1 or first.dtype != np.float32:
-        return b""
-    return first[start : start + call.rows].tobytes()
 
 
 class RecordWriter:

@@ -409,10 +409,10 @@ def say_infer(call: Call, batch: Batch, start: int) -> None:
     deployment = call.deployment
     outputs, chunks = [], []
     for one in wanted.outputs:
-        if not one.is_binary and not one.classes and _is_plain(batch, one.name, deployment):
-            data = batch.column(one.name)[start : start + call.rows]  # a list that is made once for the whole batch
-            datatype = datatype_of(batch.outputs[one.name].dtype)
-            outputs.append(OutputTensor(one.name, datatype, [call.rows], data))
+        if not one.is_binary and not one.classes and (plain := batch.plain(one.name)) is not None:
+            datatype, listed = plain  # made once for the whole batch
+            data = listed[start : start + call.rows]
+            outputs.append(OutputTensor(one.name, datatype, [len(data)], data))
             continue
         name, datatype, values = output_of(call, batch, start, one.name)
         if one.classes:
@@ -459,18 +459,6 @@ def output_of(call: Call, batch: Batch, start: int, name: str) -> tuple[str, str
     if spec is not None and spec.datatype == "BF16" and values.dtype == np.float32:
         return name, "BF16", values
     return name, datatype_of(values.dtype), values
-
-
-def _is_plain(batch: Batch, name: str, deployment: Deployment) -> bool:
-    """Whether an output goes out as the batch's own numbers, one for each row."""
-    values = batch.outputs.get(name)
-    return (
-        values is not None
-        and values.ndim == 1
-        and values.dtype.kind in "biuf"
-        and values.dtype != np.float16
-        and deployment.replica.loaded.manifest.independent_rows
-    )
 
 
 def _labels(deployment: Deployment) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import pandas as pd
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-pipeline = joblib.load(os.environ["BENCH_MODEL"])
+pipeline = joblib.load(os.environ["BENCH_PIPELINE"])
 app = FastAPI()
 
 
