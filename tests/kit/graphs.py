@@ -14,13 +14,18 @@ from modelyard.contract.signature import Signature, TensorSpec
 NUMBERS = Contract((Column("x", "number"), Column("y", "number", nullable=True)), example={"x": 1.0, "y": 2.0})
 
 
-def store_graph(shelf: Shelf, model: onnx.ModelProto, name: str, layout: str = "columns") -> str:
-    """A version of any graph over the two columns of `NUMBERS`, without a decision. Returns its digest."""
+def store_graph(shelf: Shelf, model: onnx.ModelProto, name: str, layout: str = "columns", *, joins: bool = True) -> str:
+    """A version of any graph over the two columns of `NUMBERS`, without a decision. Returns its digest.
+
+    joins: its rows are independent.
+    """
     columns = (TensorSpec("x", "FP64", (-1,)), TensorSpec("y", "FP64", (-1,)))
     inputs = columns if layout == "columns" else (TensorSpec("rows", "FP32", (-1, 2)),)
     outputs = tuple(TensorSpec(output.name, "FP32", (-1,)) for output in model.graph.output)
     signature = Signature(inputs, outputs, layout)
-    manifest = Manifest(name, "regression", "onnx", "onnx", "2026-01-01T00:00:00Z", {}, signature, NUMBERS)
+    manifest = Manifest(
+        name, "regression", "onnx", "onnx", "2026-01-01T00:00:00Z", {}, signature, NUMBERS, independent_rows=joins
+    )
     return shelf.put(manifest, {"model.onnx": model.SerializeToString()})
 
 

@@ -95,6 +95,15 @@ def pieces_again(running: Gateway) -> bool:
     return httpx.post(running.url + "/counting/stream", json={"upto": [1, 0]}).status_code == 200
 
 
+def test_the_caller_s_own_timeout_ends_an_answer_that_would_go_on(served: Gateway) -> None:
+    headers = {"x-timeout-ms": "400"}
+    began = time.monotonic()
+    answer = httpx.post(f"{served.url}/counting/stream", json={"upto": [0, 2]}, headers=headers, timeout=20)
+    assert time.monotonic() - began < 10
+    *_, last = (json.loads(line) for line in answer.text.splitlines())
+    assert last["code"] == "deadline_exceeded"
+
+
 def test_only_one_row_and_only_where_the_class_can(served: Gateway) -> None:
     two = httpx.post(served.url + "/counting/stream", json=[{"upto": [1, 0]}, {"upto": [1, 0]}])
     assert two.status_code == 413

@@ -193,7 +193,11 @@ def show_addresses(context: Context) -> None:
     """Where everything is, on stdout."""
     settings = context.settings
     state = running_gateway(context)
-    context.console.say("address_gateway", url=reachable_url(state.url) if state else gateway_url(settings))
+    gateway = reachable_url(state.url) if state else gateway_url(settings)
+    context.console.say("address_gateway", url=gateway)
+    if state is not None and state.grpc_url:
+        context.console.say("address_grpc", url=reachable_url(state.grpc_url))
+    context.console.say("address_docs", url=gateway)
     context.console.say("address_control", url=control_url(settings))
 
 

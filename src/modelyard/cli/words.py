@@ -161,6 +161,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "stopping": ("stopping ...", "正在停止……"),
     "stopped": ("stopped", "已停止"),
     "address_gateway": ("predictions   {url}", "预测接口   {url}"),
+    "address_grpc": ("over gRPC     {url}", "gRPC 接口  {url}"),
+    "address_docs": ("try calls     {url}/docs", "试调用     {url}/docs"),
     "address_control": (
         "management    {url}/admin/   API {url}/api/v1/",
         "管理页面   {url}/admin/   API {url}/api/v1/",

@@ -97,14 +97,16 @@ class LoadedVersion:
         """
         curve: dict[int, float] = {}
         began = now = time.perf_counter()
-        rows: Inputs = self.varied_rows(WARM_ROWS) if self.is_table else self.varied_tensors(WARM_ROWS)
+        joins = self.manifest.independent_rows
+        count = WARM_ROWS if joins else 1
+        rows: Inputs = self.varied_rows(count) if self.is_table else self.varied_tensors(count)
         at = 0
-        for size in sizes if self.manifest.independent_rows else sizes[:1]:
+        for size in sizes if joins else sizes[:1]:
             seconds: list[float] = []
             first = time.perf_counter()
             while len(seconds) < rounds:
                 at = at + size if at + 2 * size <= WARM_ROWS else 0
-                batch = row_slice(rows, at, at + size)
+                batch = row_slice(rows, at, at + size) if joins else rows
                 start = time.perf_counter()
                 self.predict(batch)
                 now = time.perf_counter()

@@ -166,6 +166,9 @@ class RemoteVersion:
                 try:
                     piece, is_last = line.ask(verb, parts, min(left, self._timeout_s + GRACE_S))
                 except (Broken, TimeoutError):
+                    if self._turn.acquire(blocking=False):  # no batch is there: the next one takes a new line at once
+                        self._hang_up()
+                        self._turn.release()
                     raise self._died() from None
                 if is_last:
                     return

@@ -1,7 +1,8 @@
 """One row answered piece by piece, by a version whose class can: each piece is a line, sent as soon as it is made.
 
 A thread asks the model worker for the next piece, and waits while the caller does not read. When the caller leaves, the
-worker is told to stop.
+worker is told to stop; so it is when the time is over that the caller gave (`x-timeout-ms`). Without it only each piece
+has a limit, `model_timeout_s`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from contextlib import closing
 
 import msgspec
 
-from modelyard.contract.errors import InvalidInput, ModelyardError, Overloaded
+from modelyard.contract.errors import DeadlineExceeded, InvalidInput, ModelyardError, Overloaded
 from modelyard.contract.tensor import Tensors
-from modelyard.serve.call import Batch, Call
+from modelyard.serve.call import TIMEOUT, Batch, Call
 from modelyard.serve.channel import RemoteVersion
 from modelyard.serve.exchange import Exchange
 from modelyard.serve.stream import NDJSON
@@ -69,9 +70,11 @@ class _Answer:
     def run(self, version: RemoteVersion, inputs: Tensors) -> None:
         """Ask for one piece after the other until there is none, or nobody wants it."""
         started_ns = time.monotonic_ns()
+        deadline_ns = self._call.deadline_ns if TIMEOUT in self._exchange.headers else None
+        timeout_s = None if deadline_ns is None else (deadline_ns - started_ns) / 1e9
         error: ModelyardError | None = None
         try:
-            with closing(version.stream(inputs)) as pieces:  # type: ignore[type-var]
+            with closing(version.stream(inputs, timeout_s)) as pieces:  # type: ignore[type-var]
                 for piece in pieces:
                     while not self._room.acquire(timeout=LOOK_S):
                         if self._exchange.is_gone:
@@ -81,6 +84,10 @@ class _Answer:
                     self._loop.call_soon_threadsafe(self._say, piece)
         except ModelyardError as told:
             error = told
+            if deadline_ns is not None and deadline_ns <= time.monotonic_ns():
+                error = DeadlineExceeded("the deadline passed while the model answered piece by piece")
+        except Exception as fault:  # a fault of ours must not leave the caller waiting
+            error = self._exchange.connection.server.app.failed(fault)
         self._loop.call_soon_threadsafe(self._end, error, started_ns)
 
     def _say(self, piece: Tensors) -> None:
