@@ -100,13 +100,13 @@ CASES: dict[str, tuple[bytes, int, str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+@pytest.fixture(scope="module", params=[64 * 1024, 40], ids=["by the worker", "by the bulk worker"])
+def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Gateway]:
     root = tmp_path_factory.mktemp("messages") / "home"
     shelf = Shelf(Home(root).prepare().shelf)
     free = store_identity(shelf, ("FP32", "BYTES"), (-1, -1, -1, -1), name="free")
     digests = {"free": free, "matrix": store_graph(shelf, total(), "matrix", "matrix")}
-    limits = {"max_inflated_bytes": 1_000_000, "max_rows": 2000, "workers": 1}
+    limits = {"max_inflated_bytes": 1_000_000, "max_rows": 2000, "workers": 1, "bulk_bytes": request.param}
     with gateway(root, plan_of(digests), **limits) as one:
         yield one
         assert '"fault"' not in one.log.read_text()

@@ -15,6 +15,7 @@ class ModelyardError(Exception):
 
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    is_counted = False  # in the metrics already, by the process that this one asked
 
 
 class Violation(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -183,7 +183,8 @@ class GrpcEdge:
     def note(self, error: ModelyardError, request_id: str) -> int:
         """Count an error that is about to be said, and log it where the fault may be ours; its status."""
         status = status_of(error)
-        self.gateway.telemetry.refused(error.code, status)
+        if not error.is_counted:
+            self.gateway.telemetry.refused(error.code, status)
         if status in (UNAVAILABLE, INTERNAL):
             log.warning("refused", code=error.code, status=status, request_id=request_id, detail=str(error))
         return status

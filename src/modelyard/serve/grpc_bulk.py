@@ -102,6 +102,8 @@ def _error(body: bytes) -> ModelyardError:
     """The error that REST's body tells of."""
     try:
         said = msgspec.json.decode(body)
-        return _ERRORS[said["code"]](said["error"])
+        error = _ERRORS[said["code"]](said["error"])
+        error.is_counted = True
+        return error
     except (msgspec.DecodeError, KeyError, TypeError):
         return Internal("the bulk worker failed on this request; its log has the details")

@@ -181,8 +181,8 @@ class Lane:
 
     def _fail(self, part: Part, error: BaseException) -> None:
         self._running = []
-        part.call.fail(counted_from(part.start, error) if isinstance(error, InvalidInput) else error)
         self._forget(part.call)
+        part.call.fail(counted_from(part.start, error) if isinstance(error, InvalidInput) else error)
 
     def _forget(self, call: Call) -> None:
         """What is left of an answered call is not computed."""
@@ -202,8 +202,8 @@ class Lane:
                 call.refuse(DeadlineExceeded("the deadline passed while the model computed"))
         for call in _calls(self.waiting):
             if call.deadline_ns <= now or not call.is_wanted:
+                self._forget(call)  # first: its answer may let the caller's next call in
                 self.replica.still_wanted([call])
-                self._forget(call)
         self._sweeper = self.replica.loop.call_later(SWEEP_S, self._sweep)
 
 
