@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -269,6 +271,7 @@ class Worker:
         replica.close()
         if digest not in self.replicas:  # it may have come back meanwhile
             self._want(digest, False)
+        await self.loop.run_in_executor(None, _give_back)
 
     async def _beat(self, edges: list[HttpServer | Http2Server]) -> None:
         """Tell the parent that the loop turns, and how late it woke."""
@@ -312,6 +315,12 @@ def _bring_here(artifact: Artifact, threads: int) -> tuple[Version, dict[int, fl
             loaded, wider, curve = wider, loaded, wider_curve
         wider.close()
     return loaded, curve, loaded.explain_cost()
+
+
+def _give_back() -> None:
+    """Freed memory goes back to the machine: a graph is freed in pieces, and the C library would keep their pages."""
+    with contextlib.suppress(OSError, AttributeError):  # only the GNU library has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tls(settings: Settings, protocol: str = "http/1.1") -> ssl.SSLContext | None:
