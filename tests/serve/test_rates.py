@@ -130,3 +130,30 @@ def test_a_killed_holder_lets_go_and_a_stopped_one_stops_nobody(table: RateTable
     holder.communicate()
     assert table.entry("key")
     assert os.path.getsize(tmp_path / "rates.table") == rates.ENTRIES * 16
+
+
+def test_a_holder_that_does_not_run_is_waited_for_once_and_not_by_every_call(tmp_path: Path) -> None:
+    """The lock is held by another process, as by one that is stopped: siblings must go on."""
+    table = RateTable(tmp_path / "rates.table")
+    program = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'r+b'); fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "rates.table")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        waits = []
+        for _ in range(5):
+            began = time.monotonic()
+            with pytest.raises(Overloaded, match="quotas"), table.locked():
+                pass
+            waits.append(time.monotonic() - began)
+        assert waits[0] >= 0.05 > max(sorted(waits[1:])[:2]), "the first waits, the next ones hardly"
+    finally:
+        holder.communicate(timeout=10)
+    with table.locked():
+        pass
+    table.close()

@@ -19,7 +19,10 @@ from modelyard.contract.errors import Overloaded, QuotaExceeded, TooLarge
 from modelyard.secure.limits import take
 
 ENTRIES = 4096  # callers with a quota, at most
-_LOCK_WAIT_NS = 20_000_000
+_LOCK_WAIT_NS = 50_000_000
+_STUCK_NS = 500_000_000  # after a wait in vain, for so long nobody waits more than a moment: the holder does not run
+_MOMENT_NS = 2_000_000
+_NAP_S = 0.0005  # asleep, not spinning: on a busy machine the holder needs the processor that we would spin on
 
 
 class RateTable:
@@ -30,6 +33,7 @@ class RateTable:
         size = ENTRIES * 16
         if os.fstat(self._file.fileno()).st_size < size:
             self._file.truncate(size)
+        self._stuck_until_ns = 0
         self._cells = memoryview(mmap.mmap(self._file.fileno(), size)).cast("q")
 
     def entry(self, key_id: str) -> int:
@@ -46,15 +50,17 @@ class RateTable:
     @contextlib.contextmanager
     def locked(self) -> Iterator[memoryview]:
         """The table, with no other process in it. Never waits long: a stopped worker must not stop its siblings."""
-        until = time.monotonic_ns() + _LOCK_WAIT_NS
+        now = time.monotonic_ns()
+        until = now + (_MOMENT_NS if now < self._stuck_until_ns else _LOCK_WAIT_NS)
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
                 if time.monotonic_ns() > until:
+                    self._stuck_until_ns = time.monotonic_ns() + _STUCK_NS
                     raise Overloaded("the table of quotas is held by a process that does not run") from None
-                time.sleep(0)
+                time.sleep(_NAP_S)
         try:
             yield self._cells
         finally:
