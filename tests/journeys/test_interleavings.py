@@ -47,6 +47,8 @@ from kit.lines import Line, request
 from kit.model_workers import KIT_PATH
 from modelyard.serve.grpc_messages import message_class
 
+pytestmark = pytest.mark.journey
+
 POOL = 150  # rows of each kind whose answers are known
 EXAMPLES = 20
 DEADLINE_S = 40.0  # of one example; longer means that somebody hangs

@@ -22,6 +22,8 @@ from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.serve.grpc_messages import message_class
 
+pytestmark = pytest.mark.journey
+
 ROUNDS = 60
 WIDTH = 4
 PATH = "/v2/models/loans/infer"

@@ -78,7 +78,7 @@ def ask_sync(address: str, headers: dict[str, str], row: dict[str, Any]) -> dict
     large = np.arange(200_000, dtype=np.float32).reshape(-1, 2)
     answer = client.infer("sums", numbers(large.tolist()), headers=headers, client_timeout=30)
     said["large"] = bool((answer.as_numpy("total") == large.sum(axis=1)).all())
-    said["late"] = failed(lambda: client.infer("sums", numbers([[1, 2]]), client_timeout=1e-6, headers=headers))
+    said["late"] = failed(lambda: client.infer("sums", numbers([[1, 2]]), timeout=1, headers=headers))
     said["unknown"] = failed(lambda: client.infer("nobody", numbers([[1, 2]]), headers=headers))
     said["missing"] = failed(lambda: client.infer("loans", loans([row])[1:], headers=headers))
     said["no_key"] = failed(lambda: client.infer("sums", numbers([[1, 2]])))
