@@ -53,6 +53,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "run" / "gateway.json"
 
     @property
+    def control_beat(self) -> Path:
+        """Touched by the control plane while it lives; a canary's lease is measured from it."""
+        return self.root / "run" / "control.beat"
+
+    @property
     def bulk_socket(self) -> Path:
         """Where the bulk worker is asked."""
         return self.root / "run" / "bulk.sock"

@@ -5,17 +5,43 @@ from __future__ import annotations
 import msgspec
 
 from modelyard.contract.names import check_name
+from modelyard.contract.split import widths
 
 
 class TrafficSplit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How an endpoint shares its calls among versions."""
 
     weights: dict[int, int]  # version number -> percent
-    sticky_by: str | None = None  # header whose value pins a caller to one version
+    sticky_by: str | None = None  # header, or `column:NAME`, whose value pins a caller to one version
+    spans: tuple[tuple[int, int], ...] = ()  # who has which of the hundred slots, see `contract/split.py`
 
     def __post_init__(self) -> None:
         if not self.weights or sum(self.weights.values()) != 100 or min(self.weights.values()) < 0:
             raise ValueError(f"weights are percents that sum to 100, got {self.weights}")
+        if self.spans and widths(self.spans) != {number: weight for number, weight in self.weights.items() if weight}:
+            raise ValueError(f"spans give each version as many slots as its percents, got {self.spans}")
+
+
+class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A version that gets copies of an endpoint's calls; what it says is compared and never answered."""
+
+    version: int
+    percent: int = 100  # of the calls that are copied
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.percent <= 100:
+            raise ValueError(f"a shadow gets 1 to 100 percent of the calls, got {self.percent}")
+
+
+class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long a split holds without a sign of life from the control plane, and who has all calls after that."""
+
+    seconds: float
+    fallback: int  # version number
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise ValueError(f"a lease lasts some seconds, got {self.seconds}")
 
 
 class PlannedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,13 +61,18 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     aliases: dict[str, int] = {}
     cutoff: float | None = None  # overrides the artifact's decision
     max_rows: int | None = None  # overrides the gateway's limit
+    shadow: Shadow | None = None
+    lease: Lease | None = None  # of a canary: its share goes back if control falls silent
 
     def __post_init__(self) -> None:
         check_name("endpoint", self.name)
         held = {planned.version for planned in self.versions}
         if len(held) != len(self.versions):
             raise ValueError(f"endpoint {self.name!r} holds a version twice")
-        if unknown := (set(self.split.weights) | set(self.aliases.values())) - held:
+        named = {*self.split.weights, *self.aliases.values()}
+        named |= {self.shadow.version} if self.shadow else set()
+        named |= {self.lease.fallback} if self.lease else set()
+        if unknown := named - held:
             raise ValueError(f"endpoint {self.name!r} refers to versions {sorted(unknown)} that it does not hold")
         if self.cutoff is not None and not 0.0 < self.cutoff < 1.0:
             raise ValueError(f"endpoint {self.name!r}: a cut-off lies between 0 and 1, got {self.cutoff}")
