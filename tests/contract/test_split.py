@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def weights(draw: st.DrawFn) -> dict[int, int]:
     """Percents of up to five versions."""
     cuts = sorted(draw(st.lists(st.integers(0, SLOTS), max_size=4)))
     edges = [0, *cuts, SLOTS]
-    return {number + 1: high - low for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False))}
+    return {number + 1: high - low for number, (low, high) in enumerate(pairwise(edges))}
 
 
 def slots_of(spans: Spans) -> list[int]:

@@ -47,11 +47,19 @@ def test_every_name_is_in_one_of_the_files() -> None:
 
 
 STOPS = [
-    ("serve/http.py", "Connection.on_headers_complete", "server.app.admit("),
+    ("serve/http.py", "HttpServer.__call__", "Connection("),
+    ("serve/http_connection.py", "Connection.on_headers_complete", "check_head("),
+    ("serve/http_connection.py", "Connection.on_headers_complete", "server.app.admit("),
+    ("serve/gateway.py", "Gateway.admit", "parse("),
     ("serve/gateway.py", "Gateway.admit", "admission.identify("),
-    ("serve/http.py", "Connection._hand_over", "server.app.handle("),
-    ("serve/handlers.py", "predict", "native.read_rows, native.say_prediction"),
+    ("serve/http_connection.py", "Connection.on_message_complete", "self._hand_over("),
+    ("serve/http_connection.py", "Connection._hand_over", "server.app.handle("),
+    ("serve/gateway.py", "Gateway.handle", "target.handler("),
+    ("serve/handlers.py", "predict", "gateway.call("),
     ("serve/gateway.py", "Gateway.call", "inference.infer("),
+    ("serve/inference.py", "Inference.infer", "route.choose("),
+    ("serve/inference.py", "Inference.infer", "dialect.read("),
+    ("serve/inference.py", "Inference.infer", "shadow.follow("),
     ("serve/inference.py", "Inference.infer", "replica.submit("),
     ("serve/native.py", "read_rows", "encoder.decode_json("),
     ("serve/replica.py", "Replica._turn", "take_turn("),
@@ -61,6 +69,20 @@ STOPS = [
     ("serve/native.py", "say_prediction", "exchange.respond("),
     ("serve/exchange.py", "Exchange.respond", "connection.flush("),
     ("serve/replica.py", "Replica.say", "telemetry.note("),
+    ("serve/http2.py", "Connection._open", "server.open("),
+    ("serve/grpc.py", "GrpcEdge._admit", "admission.identify("),
+    ("serve/grpc.py", "GrpcEdge.open", "admitted.method.begin("),
+    ("serve/grpc_methods.py", "methods", "partial(InferCall, infer)"),
+    ("serve/http2.py", "Connection._whole", "stream.receiver.arrived("),
+    ("serve/grpc_rpc.py", "Unary.receive", "self.take("),
+    ("serve/grpc_infer.py", "InferCall.take", "_infer.begin("),
+    ("serve/grpc_infer.py", "Infer.begin", "inference.infer("),
+    ("serve/grpc_infer.py", "Infer._read", "repeated.read("),
+    ("serve/grpc_infer.py", "Infer._read", "read_message("),
+    ("serve/grpc_response.py", "Responses.say", "exchange.respond("),
+    ("serve/grpc_rpc.py", "Unary.respond", "self.reply("),
+    ("serve/grpc_rpc.py", "Rpc.reply", "stream.send("),
+    ("serve/http2_stream.py", "Stream.send", "transport.write("),
 ]
 
 

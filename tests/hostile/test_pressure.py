@@ -10,6 +10,7 @@ import gzip
 import itertools
 import json
 import resource
+import select
 import socket
 import threading
 import time
@@ -249,6 +250,34 @@ def test_a_stream_of_rows_whose_answers_nobody_reads_is_not_read_to_its_end(runn
     assert most < 24 * MIB
     with Line(running.port) as line:
         check_row(line.ask(request("/loans", ROW))[0])
+
+
+def test_bodies_that_do_not_end_cost_no_more_than_their_budget(tmp_path: Path) -> None:
+    """Each within every limit of its own; together they would hold five times what the worker may."""
+    body, budget = 7 * MIB, 16 * MIB
+    head = b"POST /loans HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (body + 1)
+    limits = {"workers": 1, "max_pending_bytes": budget}
+    with gateway(tmp_path / "home", plan_of(home_with(tmp_path / "home")), **limits) as one:
+        before = rss(one)
+        with contextlib.ExitStack() as stack:
+            lines = [stack.enter_context(Line(one.port)) for _ in range(12)]
+            for line in lines:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    line.send(head + bytes(body))
+            with Line(one.port) as line:
+                check_row(line.ask(request("/loans", ROW))[0])
+            until(lambda: sum(has_spoken(line) for line in lines) >= 10, "all but two of them are refused")
+            assert sum(has_spoken(line) for line in lines) == 10
+            most = rss(one) - before
+        with Line(one.port) as line:
+            assert line.ask(request("/loans", [ROW] * 3000))[0].status == 200  # in several pieces: there is room again
+    print(f"12 bodies of 7 MiB that did not end cost {most / MIB:.1f} MiB")
+    assert most < budget + 16 * MIB
+
+
+def has_spoken(line: Line) -> bool:
+    """Whether the gateway has answered, or hung up."""
+    return bool(select.select([line.socket], [], [], 0)[0])
 
 
 # --- bodies that grow

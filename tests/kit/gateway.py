@@ -58,6 +58,12 @@ def plan(
     return ServingPlan(revision, time.time(), (planned,), keys, require_keys)
 
 
+def endpoint(name: str, *digests: str) -> PlannedEndpoint:
+    """An endpoint on these versions, numbered from 1; the newest takes all calls and is the champion."""
+    versions = tuple(PlannedVersion(number, digest) for number, digest in enumerate(digests, 1))
+    return PlannedEndpoint(name, name, versions, TrafficSplit({len(digests): 100}), {"champion": len(digests)})
+
+
 class Gateway:
     """A running gateway."""
 

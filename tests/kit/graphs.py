@@ -73,3 +73,30 @@ def _model(nodes: list[onnx.NodeProto], initial: list[onnx.TensorProto], output:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return model
+
+
+def heavy(add: float, megabytes: int) -> onnx.ModelProto:
+    """`total` = x + y + `add`, in a graph that takes so many megabytes."""
+    axis = numpy_helper.from_array(np.array([1], dtype=np.int64), "axis")
+    ballast = numpy_helper.from_array(np.full(megabytes * 2**18, add, dtype=np.float32), "ballast")
+    nodes = [
+        helper.make_node("ReduceSum", ["rows", "axis"], ["sums"], keepdims=0),
+        helper.make_node("ReduceMax", ["ballast"], ["most"], keepdims=0),
+        helper.make_node("Add", ["sums", "most"], ["total"]),
+    ]
+    return _model(nodes, [axis, ballast], "total")
+
+
+def brittle(limit: int) -> onnx.ModelProto:
+    """`total` = x + y; a row whose x is `limit` or more fails."""
+    table = numpy_helper.from_array(np.zeros(limit, dtype=np.float32), "table")
+    zero = numpy_helper.from_array(np.array(0, dtype=np.int64), "zero")
+    axis = numpy_helper.from_array(np.array([1], dtype=np.int64), "axis")
+    nodes = [
+        helper.make_node("Gather", ["rows", "zero"], ["column"], axis=1),
+        helper.make_node("Cast", ["column"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["nothing"]),
+        helper.make_node("ReduceSum", ["rows", "axis"], ["sums"], keepdims=0),
+        helper.make_node("Add", ["sums", "nothing"], ["total"]),
+    ]
+    return _model(nodes, [table, zero, axis], "total")

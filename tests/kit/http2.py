@@ -12,7 +12,11 @@ import h2.events
 import hyperframe.frame as frames
 
 from modelyard.contract.settings import Settings
-from modelyard.serve.http2 import Connection, Http2Server, Stream
+from modelyard.serve.http2 import Connection
+from modelyard.serve.http2_server import Http2Server
+from modelyard.serve.http2_session import Session
+from modelyard.serve.http2_stream import Stream
+from modelyard.serve.pending import PendingBytes
 
 HEADERS = [
     (":method", "POST"), (":scheme", "http"), (":path", "/a.Service/Method"), (":authority", "localhost"),
@@ -133,7 +137,9 @@ class Link:
         self.receivers: list[Echo] = []
         self.faults: list[BaseException] = []
         self.answers = answers
-        self.server = Http2Server(settings or Settings(), self._open, self.faults.append, self.clock)  # type: ignore[arg-type]
+        settings = settings or Settings()
+        self.pending = PendingBytes(settings.max_pending_bytes)
+        self.server = Http2Server(settings, self._open, self.faults.append, self.clock, self.pending)  # type: ignore[arg-type]
         self.connect(greets=greets)
 
     def connect(self, *, greets: bool = True) -> None:
@@ -148,6 +154,11 @@ class Link:
         if greets:
             self.client.initiate_connection()
             self.exchange()
+
+    @property
+    def session(self) -> Session:
+        """What the server keeps of the connection."""
+        return self.connection.session
 
     def _open(self, stream: Stream) -> Echo:
         receiver = Echo(stream, answers=self.answers)

@@ -55,6 +55,13 @@ class Sums:
                 os.abort()
 
 
+class Calm(Sums):
+    """The same without mischief."""
+
+    def obey(self, first: float) -> None:
+        pass
+
+
 class Echo:
     """Gives back what it gets, texts in capitals."""
 

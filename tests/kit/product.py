@@ -23,7 +23,7 @@ COMMAND = str(Path(sys.executable).with_name("modelyard"))
 class Product:
     """One home, its ports, and the `modelyard` command on it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, database_url: str = "") -> None:
         self.root = root
         self.gateway_port, self.control_port = free_ports(2)
         kept = {name: text for name, text in os.environ.items() if not name.startswith("MODELYARD_")}
@@ -33,6 +33,7 @@ class Product:
             "MODELYARD_GRPC_PORT": "0",
             "MODELYARD_CONTROL_PORT": str(self.control_port),
             "MODELYARD_WORKERS": "2",
+            "MODELYARD_DATABASE_URL": database_url,
             "LANG": "C.UTF-8",
         }
         self.url = f"http://127.0.0.1:{self.gateway_port}"

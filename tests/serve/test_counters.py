@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from modelyard.contract.counters import ROWS, SECONDS
 from modelyard.serve import counters as module
-from modelyard.serve.counters import ROWS, SECONDS, Counters, exposition
+from modelyard.serve.counters import Counters, exposition
 
 
 def samples(folder: Path) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -30,7 +30,7 @@ from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedEndpoint, PlannedKey, PlannedVersion, ServingPlan, TrafficSplit
 from modelyard.contract.telemetry import Feedback, Prediction, Record, frames
 from modelyard.secure.keys import digest_of
-from modelyard.serve.v2 import EXTENSIONS
+from modelyard.serve.v2_metadata import EXTENSIONS
 
 pytestmark = pytest.mark.xdist_group("gateway")
 

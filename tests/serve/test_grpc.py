@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kit.gateway import Gateway, gateway, until
+from kit.gateway import Gateway, endpoint, gateway, until
 from kit.graphs import store_graph, total
 from kit.grpc import Caller, Reply, caller, infer
 from kit.tensor_versions import store_identity
@@ -24,7 +24,7 @@ from kit.versions import CONTRACT, expected, store
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.errors import all_errors
 from modelyard.contract.home import Home
-from modelyard.contract.plan import PlannedEndpoint, PlannedKey, PlannedVersion, ServingPlan, TrafficSplit
+from modelyard.contract.plan import PlannedKey, ServingPlan
 from modelyard.contract.tensor import NUMPY_TYPES
 from modelyard.contract.wire import GRPC_STATUS, HTTP_STATUS
 from modelyard.secure.keys import digest_of
@@ -49,11 +49,6 @@ CONTENTS = {
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
 COLUMNS = {"age": "INT64", "income": "FP64", "home": "BYTES", "job": "BYTES", "guarantor": "BOOL"}
-
-
-def endpoint(name: str, *digests: str) -> PlannedEndpoint:
-    versions = tuple(PlannedVersion(number, digest) for number, digest in enumerate(digests, 1))
-    return PlannedEndpoint(name, name, versions, TrafficSplit({len(digests): 100}), {"champion": len(digests)})
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from kit.http2 import HEADERS, Link, frame
 from modelyard.contract.errors import InvalidInput, TooLarge
 from modelyard.contract.settings import Settings
-from modelyard.serve import http2
-from modelyard.serve.http2 import (
+from modelyard.serve import http2, http2_budget, http2_frames, http2_patience, http2_session, http2_stream
+from modelyard.serve.http2_frames import (
     CANCEL,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
@@ -43,8 +43,8 @@ def test_a_request_comes_back() -> None:
     number = link.ask(b"hello")
     link.exchange()
     assert link.answer(number) == b"hello"
-    assert link.connection.streams == {}
-    assert link.connection.held == 0
+    assert link.session.streams == {}
+    assert link.session.budget.held == 0
 
 
 @settings(max_examples=30, deadline=None)
@@ -69,13 +69,13 @@ def test_any_sizes_windows_and_cuts_give_the_same_bytes(bodies: list[int], windo
         for event in link.events:
             if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
                 link.client.increment_flow_control_window(event.flow_controlled_length)
-                if event.stream_id in link.connection.streams:
+                if event.stream_id in link.session.streams:
                     link.client.increment_flow_control_window(event.flow_controlled_length, event.stream_id)
                 event.flow_controlled_length = 0
         assert link.exchange()
     assert {number: link.answer(number) for number in numbers} == numbers
     assert link.farewell is None
-    assert (link.connection.held, link.connection.pending_bytes, link.connection.blocked) == (0, 0, {})
+    assert (link.session.budget.held, link.session.unsent_bytes, link.session.blocked) == (0, 0, {})
 
 
 def test_a_head_that_repeats_is_decoded_once_and_a_changed_one_again() -> None:
@@ -168,7 +168,7 @@ def test_a_fault_of_the_connection_ends_it_with_its_code(case: str) -> None:
     assert link.farewell is not None
     assert link.farewell[0] == code
     assert link.pipe.has_eof
-    assert link.connection.streams == {}
+    assert link.session.streams == {}
     link.clock.pass_time(2)
     assert link.pipe.is_aborted
     assert link.faults == []
@@ -189,7 +189,8 @@ def test_rapid_resets_end_the_connection() -> None:
         link.raw(frame(HEAD, END_HEADERS, number, block()), frame(RST, 0, number, struct.pack(">I", CANCEL)))
     assert link.farewell is not None
     assert link.farewell[0] == ENHANCE_YOUR_CALM
-    assert len(link.receivers) <= http2.PATIENCE // http2.RESET_COST + 20  # some comes back while time passes
+    most = http2_patience.PATIENCE // http2_session.RESET_COST
+    assert len(link.receivers) <= most + 20  # some comes back while time passes
     assert all(receiver.told[-1] == "left" for receiver in link.receivers)
 
 
@@ -226,23 +227,23 @@ def test_another_greeting_is_refused(greeting: bytes) -> None:
 
 def test_a_preface_in_pieces_and_without_settings() -> None:
     link = Link(greets=False)
-    for byte in http2.PREFACE:
+    for byte in http2_frames.PREFACE:
         link.connection.data_received(bytes((byte,)))
-    assert not link.connection.closing
+    assert not link.session.is_closing
     link.connection.data_received(frame(PING, 0, 0, b"12345678"))
-    assert link.connection.closing
+    assert link.session.is_closing
 
 
 def test_a_cut_header_block_and_a_silent_caller_have_deadlines() -> None:
     limits = Settings(header_timeout_s=5.0, idle_timeout_s=50.0)
     silent = Link(limits, greets=False)
     silent.clock.pass_time(5.5)
-    assert silent.connection.closing
+    assert silent.session.is_closing
     link = Link(limits)
     link.raw(frame(HEAD, 0, 1, block()[:5]))
     for _ in range(6):
         link.clock.pass_time(1)
-        if not link.connection.closing:
+        if not link.session.is_closing:
             link.raw(frame(CONTINUATION, 0, 1, b""))  # a trickle does not extend it
     link.exchange()
     assert link.farewell is not None
@@ -267,7 +268,7 @@ def test_a_body_has_a_deadline_that_a_trickle_does_not_extend() -> None:
     link = Link(Settings(body_timeout_s=5.0), answers=False)
     number = link.ask(b"x", end=False)
     for _ in range(6):
-        link.client.send_data(number, b"x" * 100) if link.connection.streams else None
+        link.client.send_data(number, b"x" * 100) if link.session.streams else None
         link.exchange()
         link.clock.pass_time(1)
     assert "expired" in link.receivers[0].told
@@ -276,12 +277,12 @@ def test_a_body_has_a_deadline_that_a_trickle_does_not_extend() -> None:
 
 def test_one_connection_too_many_is_told() -> None:
     link = Link(Settings(max_connections=1))
-    first = link.connection
+    first = link.session
     link.connect()
     assert link.farewell is not None
     assert link.farewell[0] == ENHANCE_YOUR_CALM
     assert b"max_connections" in link.farewell[1]
-    assert not first.closing
+    assert not first.is_closing
 
 
 # --- faults of one stream
@@ -335,12 +336,12 @@ def test_a_body_unlike_its_length_ends_the_stream(body: bytes) -> None:
 def test_more_than_the_window_ends_the_stream() -> None:
     link = Link(answers=False)
     link.raw(frame(HEAD, END_HEADERS, 1, block()))
-    link.connection.streams[1].wants_more = False  # nobody takes what comes
-    full = [frame(DATA, 0, 1, b"x" * 16_384)] * (http2.WINDOW_BYTES // 16_384)
+    link.session.streams[1].wants_more = False  # nobody takes what comes
+    full = [frame(DATA, 0, 1, b"x" * 16_384)] * (http2_stream.WINDOW_BYTES // 16_384)
     link.raw(*full)
     assert link.resets() == {}
     assert refused(link, frame(DATA, 0, 1, b"y" * 100)) == FLOW_CONTROL_ERROR
-    assert link.connection.held == 0
+    assert link.session.budget.held == 0
 
 
 def test_a_stream_window_that_overflows_ends_the_stream() -> None:
@@ -393,7 +394,7 @@ def test_late_frames_of_a_stream_that_we_ended_are_no_fault() -> None:
 def test_streams_above_the_limit_are_refused() -> None:
     link = Link(answers=False)
     link.raw(*[frame(HEAD, END_HEADERS, number, block()) for number in range(1, 2 * http2.MAX_STREAMS + 2, 2)])
-    assert len(link.connection.streams) == http2.MAX_STREAMS
+    assert len(link.session.streams) == http2.MAX_STREAMS
     assert link.resets() == {2 * http2.MAX_STREAMS + 1: REFUSED_STREAM}
     assert link.farewell is None
 
@@ -401,9 +402,9 @@ def test_streams_above_the_limit_are_refused() -> None:
 def test_before_it_knows_our_settings_a_client_may_open_more() -> None:
     link = Link(answers=False, greets=False)
     early = b"".join(frame(HEAD, END_HEADERS, number, block()) for number in range(1, 601, 2))
-    link.connection.data_received(http2.PREFACE + frame(SETTINGS, 0, 0) + early)
-    assert len(link.connection.streams) == 300
-    assert not link.connection.closing
+    link.connection.data_received(http2_frames.PREFACE + frame(SETTINGS, 0, 0) + early)
+    assert len(link.session.streams) == 300
+    assert not link.session.is_closing
 
 
 def test_heads_above_the_limits_are_told_to_the_application() -> None:
@@ -445,14 +446,14 @@ def test_a_reader_without_window_loses_its_answer_at_a_deadline() -> None:
     number = link.ask(b"x" * 1000)
     link.exchange()
     stream = link.receivers[0].stream
-    assert stream.pending
+    assert stream.unsent
     for _ in range(4):
         link.client.increment_flow_control_window(1, number)  # a byte a second extends nothing
         link.exchange()
         link.clock.pass_time(1.5)
     link.exchange()
     assert link.resets() == {number: CANCEL}
-    assert (link.connection.pending_bytes, link.connection.held) == (0, 0)
+    assert (link.session.unsent_bytes, link.session.budget.held) == (0, 0)
     assert link.receivers[0].told[-1] == "left"
 
 
@@ -482,17 +483,17 @@ def test_unread_answers_are_bounded() -> None:
     link.ask(b"x")
     link.exchange()
     stream = link.receivers[0].stream
-    assert stream.has_room(http2.MAX_UNREAD_BYTES * 2)  # one always may
+    assert stream.has_room(http2_stream.MAX_UNREAD_BYTES * 2)  # one always may
     link.connection.pause_writing()
     link.pipe.unsent = 10
-    assert stream.has_room(http2.MAX_UNREAD_BYTES - 10)
-    assert not stream.has_room(http2.MAX_UNREAD_BYTES - 9)
+    assert stream.has_room(http2_stream.MAX_UNREAD_BYTES - 10)
+    assert not stream.has_room(http2_stream.MAX_UNREAD_BYTES - 9)
 
 
 def test_many_large_bodies_share_a_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http2, "MAX_HELD_BYTES", 4 * http2.WINDOW_BYTES)
+    monkeypatch.setattr(http2_budget, "MAX_HELD_BYTES", 4 * http2_stream.WINDOW_BYTES)
     link = Link(answers=True)
-    size = 6 * http2.WINDOW_BYTES
+    size = 6 * http2_stream.WINDOW_BYTES
     numbers = {link.ask(b"", end=False): size for _ in range(12)}
     link.client.increment_flow_control_window(1 << 30)
     link.exchange()
@@ -508,11 +509,11 @@ def test_many_large_bodies_share_a_bounded_memory(monkeypatch: pytest.MonkeyPatc
             if numbers[number] == 0:
                 del numbers[number]
             link.take_answers()
-            most = max(most, link.connection.held)
+            most = max(most, link.session.budget.held)
         assert moved, "nobody may send, and nobody is done"
-    assert most <= 4 * http2.WINDOW_BYTES + 12 * http2.WINDOW_BYTES + size
+    assert most <= 4 * http2_stream.WINDOW_BYTES + 12 * http2_stream.WINDOW_BYTES + size
     link.take_answers()
-    assert link.connection.held == 0
+    assert link.session.budget.held == 0
     assert all(receiver.stream.received == size for receiver in link.receivers)
 
 
@@ -522,7 +523,7 @@ def test_a_receiver_that_wants_no_more_holds_its_peer_back() -> None:
     link.exchange()
     stream = link.receivers[0].stream
     stream.wants_more = False
-    window = http2.WINDOW_BYTES
+    window = http2_stream.WINDOW_BYTES
     while room := min(link.client.local_flow_control_window(number), 16_384):
         link.client.send_data(number, b"x" * room)
         window -= room
@@ -558,8 +559,8 @@ def test_draining_takes_what_is_on_its_way_and_nothing_later() -> None:
 def test_draining_does_not_wait_for_peers_that_answer_no_ping() -> None:
     link = Link()
     link.server.drain()
-    link.clock.pass_time(http2.LINGER_S + 0.1)
-    assert link.connection.leaving
+    link.clock.pass_time(http2_session.LINGER_S + 0.1)
+    assert link.session.is_leaving
     assert link.pipe.has_eof
 
 

@@ -32,8 +32,10 @@ from modelyard.contract.plan import PlannedEndpoint, PlannedVersion, TrafficSpli
 from modelyard.contract.signature import Signature, TensorSpec
 from modelyard.serve import openapi_texts
 from modelyard.serve.openapi import document, endpoint_part
+from modelyard.serve.openapi_examples import example_row
 from modelyard.serve.openapi_operations import Limits
-from modelyard.serve.openapi_schemas import Held, Served, example_row, row_schema
+from modelyard.serve.openapi_rows import row_schema
+from modelyard.serve.openapi_served import Held, Served
 from modelyard.serve.openapi_texts import LANGUAGES, Texts
 from modelyard.serve.paths import parse
 from modelyard.serve.problems import status_of

@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelyard.serve.counters import ROWS, SECONDS, Counters
+from modelyard.contract.counters import ROWS, SECONDS
+from modelyard.serve.counters import Counters
 from modelyard.serve.statistics import model_stats
 
 STAGES = ("input", "queue", "infer", "output", "failure")

@@ -22,7 +22,6 @@ from modelyard.serve.supervision import (
     next_step,
     pause_before,
     process_count,
-    threads_of,
 )
 
 NOW = 1_000.0
@@ -108,10 +107,3 @@ def test_how_many_processes_a_version_has(setting: int, workers: int, size: int,
 def test_a_setting_that_makes_no_sense_is_refused_by_name(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=setting):
         Settings(**{setting: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 1), (2, 2), (2, 5), (8, 3)])
-def test_threads_of_one_version_never_exceed_the_cores(cores: int, processes: int) -> None:
-    threads = threads_of(cores, processes)
-    assert threads >= 1
-    assert threads * processes <= max(cores, processes)

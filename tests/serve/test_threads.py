@@ -33,6 +33,13 @@ def test_an_equal_share_of_the_cores(workers: int, threads: int, cores: int, eac
     assert bool(oversubscription(settings, cores)) is is_said
 
 
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 1), (2, 2), (2, 5), (8, 3)])
+def test_model_workers_of_one_version_share_the_cores_among_themselves(cores: int, processes: int) -> None:
+    threads = threads_for(Settings(workers=4), cores, processes)
+    assert threads == max(1, cores // processes)
+    assert threads_for(Settings(workers=4, threads=3), cores, processes) == 3
+
+
 def test_the_sentence_names_both_settings() -> None:
     assert "workers=4 with threads=3" in oversubscription(Settings(workers=4, threads=3), 8)
 

@@ -23,12 +23,12 @@ from modelyard.artifacts.store import Shelf
 from modelyard.contract.errors import InvalidInput, ModelyardError, TooLarge, Undecodable
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.signature import Signature, TensorSpec
-from modelyard.serve import v2
+from modelyard.serve import v2, v2_answers, v2_metadata, v2_wishes
 from modelyard.serve.call import DEFAULT_PRIORITY, Call
 from modelyard.serve.tensors import to_binary
 from modelyard.serve.v2_quick import quick_ways
 
-V2 = (v2.read_infer, v2.say_infer)
+V2 = (v2.read_infer, v2_answers.say_infer)
 ALL = tuple(ONNX_TYPES)
 NUMBERS = Contract(
     (
@@ -367,7 +367,7 @@ def test_timeout_and_priority_reach_the_call(scores: InProcess) -> None:
     plain = wished(scores, timeout=0, priority=0)
     assert plain.deadline_ns - plain.started_ns == 10**10
     assert plain.priority == DEFAULT_PRIORITY
-    assert wished(scores, priority=2**63).priority == v2.LOWEST_PRIORITY
+    assert wished(scores, priority=2**63).priority == v2_wishes.LOWEST_PRIORITY
 
 
 @pytest.mark.parametrize(
@@ -393,20 +393,14 @@ def test_wrong_parameters_are_refused(
             where.read(v2.read_infer, body(inputs, parameters=parameters))
 
 
-def test_hints_of_other_servers_are_ignored(scores: InProcess) -> None:
-    call = wished(scores, content_type="np", headers="x", mine="x", sequence_id=0, sequence_start=False)
-    assert call.parameters is None
+def test_free_parameters_and_hints_change_nothing(scores: InProcess) -> None:
+    """No version reads any; clients send them to every server alike, and calls with different ones are one batch."""
+    free = {"content_type": "np", "headers": "x", "mine": "x", "temperature": 0.9, "triton_enable_empty": True}
+    call = wished(scores, **free, sequence_id=0, sequence_start=False)
+    plain = wished(scores)
+    assert (call.group, call.priority, call.options) == (plain.group, plain.priority, plain.options)
     assert call.group is None
-
-
-def test_parameters_of_a_version_that_takes_them_part_batches(scores: InProcess, monkeypatch: Any) -> None:
-    monkeypatch.setattr(scores.replica.loaded, "takes_parameters", True, raising=False)
-    hot, cold = wished(scores, temperature=0.9, timeout=10), wished(scores, temperature=0.1)
-    assert hot.parameters == {"temperature": 0.9}
-    assert hot.group != cold.group
-    assert hot.group == wished(scores, temperature=0.9).group
-    assert wished(scores, temperature=1).group != wished(scores, temperature=True).group
-    assert wished(scores).group is None
+    assert call.deadline_ns - call.started_ns == plain.deadline_ns - plain.started_ns
 
 
 # --- outputs
@@ -498,10 +492,10 @@ def test_what_is_no_request_is_undecodable(scores: InProcess, sent: bytes, heade
 
 
 def test_metadata_and_config_of_a_table(loans: InProcess) -> None:
-    metadata = json.loads(v2.model_metadata(loans.route, loans.deployment))
+    metadata = json.loads(v2_metadata.model_metadata(loans.route, loans.deployment))
     assert metadata["versions"] == ["1"]
     assert {"name": "age", "datatype": "INT64", "shape": [-1]} in metadata["inputs"]
-    config = json.loads(v2.model_config(loans.route, loans.deployment, 500))
+    config = json.loads(v2_metadata.model_config(loans.route, loans.deployment, 500))
     assert (config["name"], config["backend"], config["max_batch_size"]) == ("loans", "onnx", 500)
     assert config["input"][0] == {"name": "age", "data_type": "TYPE_INT64", "dims": [1], "reshape": {"shape": []}}
     assert [output["data_type"] for output in config["output"]] == ["TYPE_FP32", "TYPE_INT64", "TYPE_STRING"]
@@ -510,9 +504,9 @@ def test_metadata_and_config_of_a_table(loans: InProcess) -> None:
 
 
 def test_config_of_tensors_and_of_a_version_that_is_not_batched(free: InProcess, whole: InProcess) -> None:
-    config = json.loads(v2.model_config(free.route, free.deployment, 500))
+    config = json.loads(v2_metadata.model_config(free.route, free.deployment, 500))
     assert config["input"] == [{"name": "in_INT64", "data_type": "TYPE_INT64", "dims": [-1]}]
-    config = json.loads(v2.model_config(whole.route, whole.deployment, 500))
+    config = json.loads(v2_metadata.model_config(whole.route, whole.deployment, 500))
     assert (config["max_batch_size"], config["input"][0]["dims"]) == (0, [2, 3])
     assert "dynamic_batching" not in config
 

@@ -15,24 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kit.gateway import Gateway, gateway
+from kit.gateway import Gateway, endpoint, gateway
 from kit.lines import Line, Reply, request
 from kit.tensor_versions import store_identity
 from kit.versions import CONTRACT, expected, store
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
-from modelyard.contract.plan import PlannedEndpoint, PlannedVersion, ServingPlan, TrafficSplit
+from modelyard.contract.plan import ServingPlan
 
 pytestmark = pytest.mark.xdist_group("v2_gateway")
 
 LENGTH = "Inference_Header_Content_Length"
 NEIGHBOURS = 64
 ROUNDS = 12
-
-
-def endpoint(name: str, *digests: str) -> PlannedEndpoint:
-    versions = tuple(PlannedVersion(number, digest) for number, digest in enumerate(digests, 1))
-    return PlannedEndpoint(name, name, versions, TrafficSplit({len(digests): 100}), {"champion": len(digests)})
 
 
 @pytest.fixture(scope="module")

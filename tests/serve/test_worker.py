@@ -19,11 +19,12 @@ import pytest
 
 from kit.gateway import until
 from kit.model_workers import KIT_PATH, ModelWorkers, model_workers, store_class
+from modelyard.contract import memory
 from modelyard.contract.errors import ModelyardError, NotReady
-from modelyard.serve import memory, model_processes
+from modelyard.contract.settings import cores
+from modelyard.serve import model_processes
 from modelyard.serve.model_processes import KEPT_LINES, LINGER_S, PostMortem
 from modelyard.serve.seats import models_folder
-from modelyard.serve.threads import cores
 
 
 @pytest.fixture

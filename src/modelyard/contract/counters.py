@@ -1,7 +1,7 @@
 """The slabs in which gateway workers count: how they are laid out, and how both planes read them.
 
-A slab is a mapped file of integers, one for each worker. It outlives its worker: the replacement goes on counting in it,
-so a restart lowers nothing. Beside each slab a text file says which cells belong to which series. Only the gateway
+A slab is a mapped file of integers, one for each worker. It outlives its worker: the replacement goes on counting in
+it, so a restart lowers nothing. Beside each slab a text file says which cells belong to which series. Only the gateway
 writes (`serve/counters.py`), and it begins anew with empty slabs when its parent starts.
 """
 
@@ -42,13 +42,12 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __sub__(self, before: Counts) -> Counts:
         """What came since `before`."""
-        taken = _aligned(before.latency, self.latency)
         return Counts(
             self.answered - before.answered,
             self.errors - before.errors,
             self.violations - before.violations,
             self.batches - before.batches,
-            tuple(now - then for now, then in taken),
+            tuple(now - then for now, then in _aligned(self.latency, before.latency)),
         )
 
     def __add__(self, more: Counts) -> Counts:
@@ -58,7 +57,7 @@ class Counts(msgspec.Struct, frozen=True, omit_defaults=True):
             self.errors + more.errors,
             self.violations + more.violations,
             self.batches + more.batches,
-            tuple(ours + theirs for theirs, ours in _aligned(more.latency, self.latency)),
+            tuple(ours + theirs for ours, theirs in _aligned(self.latency, more.latency)),
         )
 
     @property
@@ -103,7 +102,7 @@ def read_counts(folder: Path, endpoint: str) -> dict[int, Counts]:
 
 
 def all_series(folder: Path, labels: Collection[str] = ()) -> Iterator[tuple[str, str, Labels, list[int]]]:
-    """Every worker's series: kind, name, labels and cells. With `labels`: those with one of them, and perhaps others."""
+    """Every worker's series: kind, name, labels, cells. With `labels`: those with one of them, and perhaps others."""
     needles = [json.dumps(label) for label in labels]
     for path in sorted(folder.glob("*.slab")):
         try:

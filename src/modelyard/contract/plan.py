@@ -63,6 +63,7 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     max_rows: int | None = None  # overrides the gateway's limit
     shadow: Shadow | None = None
     lease: Lease | None = None  # of a canary: its share goes back if control falls silent
+    is_pinned: bool = False  # its versions stay in memory, however long nobody calls them
 
     def __post_init__(self) -> None:
         check_name("endpoint", self.name)
@@ -131,6 +132,7 @@ class WorkerState(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""  # ... and why
     wants: tuple[str, ...] = ()  # artifacts that it needs model workers for
     repository: int = 0  # the revision of the repository, in `run/evicted.json`, that is served
+    lapsed: tuple[str, ...] = ()  # endpoints whose lease has lapsed: their fallback answers
 
 
 class ModelWorkerState(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,7 +18,7 @@ import msgspec
 from modelyard.contract.errors import InvalidInput
 
 ENVIRONMENT = "MODELYARD_"
-NOT_SETTINGS = frozenset({"key", "url"})  # MODELYARD_KEY and MODELYARD_URL: what a caller holds, not what a home is
+NOT_SETTINGS = frozenset({"key", "token", "url"})  # MODELYARD_KEY and the like: what a caller holds, not what a home is
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,31 +38,40 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_key: str = ""
     max_body_bytes: int = 8 * 1024 * 1024
     max_inflated_bytes: int = 8 * 1024 * 1024  # a compressed body, once inflated
+    max_pending_bytes: int = 256 * 1024 * 1024  # of bodies that wait in one worker to be whole; above it: 503
     bulk_bytes: int = 64 * 1024  # larger bodies are answered by the bulk worker, so that they hold nobody up
     max_header_bytes: int = 16 * 1024  # request line and headers together
     max_headers: int = 100
     max_rows: int = 10_000  # rows in one call
+    max_pixels: int = 25_000_000  # of one image, by its header; a larger one is refused before it is decoded
     max_connections: int = 20_000  # for each worker
     max_outstanding: int = 8  # unanswered requests on one connection
     max_queued_rows: int = 50_000  # waiting rows in one worker; above it: 503
+    max_shadow_rows: int = 2_000  # rows of copies that wait for one shadow in one worker; further copies are dropped
     header_timeout_s: float = 10.0  # from a request's first byte to the end of its headers
     body_timeout_s: float = 30.0
     idle_timeout_s: float = 75.0
     write_timeout_s: float = 30.0  # for a reader that does not read
     deadline_s: float = 30.0  # from the whole request to its answer
+    resident_bytes: int = 0  # of versions in each worker; above 0 they load when called, and the longest unused go
     model_workers: int = 0  # processes for each version that needs its own; 0: as many as workers, 1 if it is large
     model_memory_bytes: int = 0  # resident memory of one model process; above it, it is ended. 0: half the machine's
     model_timeout_s: float = 30.0  # one batch in a model process; above it, it is ended
+    job_memory_bytes: int = 0  # resident memory of a job and what it starts; above it, it is ended. 0: three quarters
     drain_s: float = 20.0  # how long a stopping worker finishes what it holds
     record_bytes: int = 256 * 1024 * 1024  # prediction records kept on disk by each worker; the oldest go first
     log_level: str = "info"
     language: str = ""  # en or zh; empty: as the terminal says
     database_url: str = ""  # empty: SQLite in the home
+    database_connect_s: float = 5.0  # for a connection to PostgreSQL; above it, the server is away
+    database_wait_s: float = 20.0  # how long a change waits for one that holds the same rows (SQLite: the database)
+    database_timeout_s: float = 30.0  # one query on PostgreSQL; above it, it is cancelled
 
     def __post_init__(self) -> None:
         for name in (
             "max_body_bytes",
             "max_inflated_bytes",
+            "max_pending_bytes",
             "bulk_bytes",
             "max_header_bytes",
             "max_headers",
@@ -70,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "max_connections",
             "max_outstanding",
             "max_queued_rows",
+            "max_shadow_rows",
             "record_bytes",
         ):
             if getattr(self, name) < 1:
@@ -81,9 +91,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "write_timeout_s",
             "deadline_s",
             "model_timeout_s",
+            "database_connect_s",
+            "database_wait_s",
+            "database_timeout_s",
         ):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is a number of seconds above 0")
+        if self.max_pending_bytes < self.max_body_bytes:
+            raise ValueError("max_pending_bytes is at least max_body_bytes: one body must fit")
         if not 0 <= self.drain_s < math.inf:
             raise ValueError("drain_s is a number of seconds, 0 or more")
         if self.log_level not in ("debug", "info", "warning", "error"):
@@ -92,6 +107,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("language is en or zh, or empty for the terminal's")
         if self.workers < 0 or self.workers > 256:
             raise ValueError("workers lies between 0 (as many as cores) and 256")
+        if self.resident_bytes < 0:
+            raise ValueError("resident_bytes is 0 (every planned version stays in memory) or more")
+        if not 1 <= self.max_pixels <= 178_956_970:
+            raise ValueError("max_pixels lies between 1 and 178956970, what the decoder itself opens at most")
+        if self.job_memory_bytes < 0:
+            raise ValueError("job_memory_bytes is 0 (three quarters of the machine's memory) or more")
         if self.model_memory_bytes < 0:
             raise ValueError("model_memory_bytes is 0 (half the machine's memory) or more")
         if not 0 <= self.threads <= 256:
@@ -111,14 +132,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def worker_count(self) -> int:
         """How many gateway processes there are."""
-        if self.workers:
-            return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.workers or cores()
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach what listens."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_settings(

@@ -7,12 +7,13 @@ from typing import Literal
 import msgspec
 
 
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One tensor: V2 datatype and shape. A first -1 is the number of rows; a further one is free, such as a length."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    content: Literal["", "image", "json"] = ""  # of BYTES: image files, or texts that are JSON
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

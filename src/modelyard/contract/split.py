@@ -1,7 +1,7 @@
 """The hundred slots of a traffic split: which version has which, and how few of them move when shares change.
 
-A sticky caller falls into one slot for ever. So whoever keeps his slot keeps his version: raising a canary's share moves
-callers to it and nobody else, however many versions share the calls.
+A sticky caller falls into one slot for ever. So whoever keeps his slot keeps his version: raising a canary's share
+moves callers to it and nobody else, however many versions share the calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def widths(spans: Sequence[tuple[int, int]]) -> dict[int, int]:
 def move_slots(before: Sequence[tuple[int, int]], weights: Mapping[int, int]) -> Spans:
     """The slots shared anew as `weights` say (percents that sum to 100), moving as few as can be.
 
-    A slot changes hands only if its version must give some up. `before` may be empty: the slots then follow the numbers.
+    A slot changes hands only if its version must give some up. `before` may be empty: slots then follow the numbers.
     """
     left = {version: weight for version, weight in sorted(weights.items()) if weight}
     slots: list[int | None] = []

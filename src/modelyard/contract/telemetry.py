@@ -42,7 +42,22 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
     row: int = 0
 
 
-Record = Prediction | Feedback
+class Disagreement(msgspec.Struct, frozen=True, array_like=True, tag="d", gc=False):
+    """One call that a shadow would have answered otherwise. What was asked stands in the call's own record."""
+
+    request_id: str
+    time_ns: int  # since 1970, when it was compared
+    endpoint: str
+    version: int  # that answered
+    shadow: int  # the version that did not
+    revision: int
+    row: int  # that is furthest apart
+    answered: float  # this row's probability, or its number in the first output that has any ...
+    shadowed: float  # ... and as the shadow says it
+    difference: float  # the largest of the call, absolute
+
+
+Record = Prediction | Feedback | Disagreement
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Record]).decode
@@ -64,3 +79,24 @@ def frames(segment: bytes) -> Iterator[Record]:
             return  # a length of 0 is no record: a power cut may leave zeros at a file's end
         yield from _decode(payload)
         at += _HEAD.size + length
+
+
+def records_with(segment: bytes, text: str) -> Iterator[Record]:
+    """The records of the frames in which `text` stands whole, as a request id does; others are not even decoded."""
+    wanted, at, found = _encode(text), 0, 0
+    while (found := segment.find(wanted, found)) >= 0:
+        while True:  # on to the frame that holds it
+            if at + _HEAD.size > len(segment):
+                return
+            length, crc = _HEAD.unpack_from(segment, at)
+            end = at + _HEAD.size + length
+            if not length or end > len(segment):
+                return  # torn: what follows cannot be read, as in `frames`
+            if end > found:
+                break
+            at = end
+        payload = segment[at + _HEAD.size : end]
+        if zlib.crc32(payload) != crc:
+            return
+        yield from _decode(payload)
+        at = found = end

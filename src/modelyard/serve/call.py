@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from modelyard.contract.errors import InvalidInput, ModelFailed, ModelyardError
+from modelyard.contract.errors import InvalidInput, ModelFailed, ModelyardError, Overloaded
 from modelyard.contract.tensor import Inputs, Matrix, Tensors, datatype_of
 from modelyard.serve.log import log
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PRIORITY = 5  # of 1, the first, to 9
 TIMEOUT = b"x-timeout-ms"  # the header that says how long a caller waits
+
+
+class QueueFull(Overloaded):
+    """As many rows as may wait for this version do so already: it is slower than they come."""
 
 
 class Caller(Protocol):
@@ -93,7 +97,7 @@ class Call:
     """What the stops of the walk know of one call. It is answered once."""
 
     __slots__ = (
-        "deadline_ns", "deployment", "exchange", "group", "inputs", "is_answered", "language", "options", "parameters",
+        "deadline_ns", "deployment", "exchange", "group", "inputs", "is_answered", "language", "options",
         "principal", "priority", "queued_ns", "reasons", "request_id", "rows", "say", "single", "started_ns",
         "telemetry", "wants_all",
     )  # fmt: skip
@@ -118,7 +122,6 @@ class Call:
         self.rows = 0
         self.group: object = None  # only calls with equal groups may be joined
         self.priority = DEFAULT_PRIORITY
-        self.parameters: dict[str, Any] | None = None  # of the request; only for versions that take any
         self.queued_ns = started_ns  # when it was read and began to wait
         self.is_answered = False
         self.single = False
@@ -168,20 +171,25 @@ class Call:
         if self.is_answered:
             return
         self.is_answered = True
-        self.telemetry.failed(self)
+        self.telemetry.failed(self, error)
         self.exchange.refuse(error)
 
     def fail(self, error: BaseException) -> None:
         """Answer with what the caller may know of an exception; the rest is in the log under the request id."""
-        if isinstance(error, ModelyardError):
+        cause = error.__cause__ if isinstance(error, ModelFailed) else None  # of a step of a version made of several
+        if isinstance(error, ModelyardError) and cause is None:
             self.refuse(error)
             return
         # Where it failed, not what it said: a model's own message may hold what the caller sent.
-        trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
+        failed = cause or error
+        trace = traceback.format_list(traceback.extract_tb(failed.__traceback__))
         log.error(
-            "model failed", request_id=self.request_id, endpoint=self.deployment.endpoint, error=type(error).__name__,
+            "model failed", request_id=self.request_id, endpoint=self.deployment.endpoint, error=type(failed).__name__,
             trace=trace,
         )  # fmt: skip
+        if isinstance(error, ModelyardError):
+            self.refuse(error)
+            return
         self.refuse(
             ModelFailed(f"the model failed on this input; the log has details under request id {self.request_id}")
         )

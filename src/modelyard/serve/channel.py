@@ -20,6 +20,7 @@ from modelyard.artifacts.store import Artifact
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import InvalidInput, ModelFailed, ModelyardError, NotReady
 from modelyard.contract.tensor import Inputs, Matrix, Tensors
+from modelyard.runtimes.timed import TimedOutputs
 from modelyard.serve.log import log
 from modelyard.serve.messages import Answer, Ask, Broken, Failed, Ready, Refused, receive, send
 from modelyard.serve.seats import reachable_path
@@ -66,7 +67,8 @@ class Line:
             raise Unheard(str(error)) from None
         message, descriptor = receive(self._socket, timeout_s)
         if isinstance(message, Answer) and message.tensors:
-            return self._read(message, descriptor), message.is_last
+            outputs = self._read(message, descriptor)
+            return TimedOutputs(outputs, list(message.took_ns)) if message.took_ns else outputs, message.is_last
         _close(descriptor)
         if isinstance(message, Answer):
             return {}, message.is_last

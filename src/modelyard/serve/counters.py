@@ -1,15 +1,13 @@
-"""Metrics that cost an addition: each worker owns a mapped slab of integers, and any worker reads them all.
+"""Metrics that cost an addition: each worker owns a mapped slab of integers, and any worker tells of them all.
 
-A slab outlives its worker: the replacement goes on counting in it, so a restart lowers nothing. Beside each slab a
-text file says which cells belong to which series.
+How a slab is laid out and read stands in `contract/counters.py`, because the control plane reads it as well.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-import os
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 
-CELLS = 1 << 16  # integers in one slab
-_SPARE = 32  # its last cells: gauges and histograms that found no room share them (counters share cell 0)
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
+from modelyard.contract.counters import CELLS, SECONDS, Labels, all_series, edges_of, map_slab, series_in, width_of
+
+_SPARE = 64  # its last cells: gauges and histograms that found no room share them (counters share cell 0)
+# What is told of a latency: every third edge or so of those that are counted; a version is a dozen lines, not fifty.
+SHOWN_SECONDS = frozenset((0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))
 HELP = {
     "modelyard_requests": "Answered requests.",
     "modelyard_request_seconds": "Time from a whole request to its answer.",
@@ -29,11 +28,25 @@ HELP = {
     "modelyard_batches": "Calls of the model, by why the batch had its size.",
     "modelyard_refusals": "Requests, or lines of a stream, answered with an error, whatever its reason.",
     "modelyard_failures": "Those of them that had been let in and had found their version.",
+    "modelyard_errors": "Failures that the version is to blame for.",
+    "modelyard_violations": "Failures because the input broke the version's contract.",
+    "modelyard_step_seconds": "Time of one step of a version that is made of several, by batch.",
     "modelyard_executions": "Batches that answered calls of this deployment first.",
     "modelyard_stage_nanoseconds": "Time that calls spent: input (reading), queue, infer, output (answering), failure.",
     "modelyard_last_call_timestamp_seconds": "When the last call was answered, seconds since 1970.",
     "modelyard_batch_nanoseconds": "Time of the model's calls, by rows up to.",
+    "modelyard_version_loads": "Versions brought into memory by a call, with `resident_bytes`.",
+    "modelyard_version_evictions": "Versions put out of memory to make room, with `resident_bytes`.",
+    "modelyard_resident_versions": "Versions in memory, with `resident_bytes`.",
+    "modelyard_resident_bytes": "What the versions in memory take, with `resident_bytes`.",
     "modelyard_dropped_calls": "Calls whose caller had gone or whose deadline had passed, dropped before computing.",
+    "modelyard_shadow_compared": "Copied calls whose answer was compared with a shadow's.",
+    "modelyard_shadow_differing": "Those of them that the shadow would have decided otherwise.",
+    "modelyard_shadow_dropped": "Copies that found no room, or for which there was no time.",
+    "modelyard_shadow_failed": "Copies that the shadow could not answer, or whose answers cannot be compared.",
+    "modelyard_shadow_seconds": "Time that a shadow computed a batch with a copied call in it.",
+    "modelyard_shadow_difference": "Largest absolute difference of a shadow's numbers since the gateway's start.",
+    "modelyard_lease_lapsed": "1 while the lease of an endpoint's canary has lapsed: its fallback answers all calls.",
     "modelyard_records_dropped": "Prediction records lost because the buffer was full.",
     "modelyard_feedback": "Truths received.",
     "modelyard_plan_revision": "Revision of the plan that is served; the lowest of all workers.",
@@ -42,12 +55,12 @@ HELP = {
     "modelyard_connections": "Open connections.",
 }
 
+_EDGES_NS = [int(edge * 1e9) for edge in SECONDS]
 _FAMILIES: dict[str, Any] = {
     "counter": CounterMetricFamily,
     "gauge": GaugeMetricFamily,
     "histogram": HistogramMetricFamily,
 }
-_Series = tuple[str, str, tuple[tuple[str, str], ...], int]  # kind, name, labels, first cell
 
 
 class Counters:
@@ -57,7 +70,7 @@ class Counters:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._names = open(folder / f"worker-{worker}.names", "a+", encoding="utf-8")  # noqa: SIM115 - for life
         self.cells = map_slab(folder / f"worker-{worker}.slab")  # after its names: readers start from the slab
-        self._known: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._known: dict[tuple[str, Labels], int] = {}
         self._next = 1  # cell 0 takes what has no room
         self._names.seek(0)
         for kind, name, labels, cell in series_in(self._names):
@@ -95,6 +108,12 @@ class Counters:
         return cell
 
 
+def observe(cells: memoryview, first: int, took_ns: int) -> None:
+    """One more time in a histogram of seconds; `first`: its first cell."""
+    cells[first + bisect_left(_EDGES_NS, took_ns)] += 1
+    cells[first + len(_EDGES_NS) + 1] += took_ns
+
+
 def exposition(folder: Path) -> bytes:
     """All workers' counters together, in Prometheus' text format."""
     registry = CollectorRegistry()
@@ -107,14 +126,10 @@ class _Collector:
         self.folder = folder
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        total: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[int]] = {}
-        for path in sorted(self.folder.glob("*.slab")):
-            cells = map_slab(path)
-            with open(path.with_suffix(".names"), encoding="utf-8") as names:
-                for kind, name, labels, cell in series_in(names):
-                    values = list(cells[cell : cell + width_of(kind, name)])
-                    _add(total.setdefault((kind, name, labels), []), values, kind, name)
-        by_name: dict[tuple[str, str], list[tuple[tuple[tuple[str, str], ...], list[int]]]] = {}
+        total: dict[tuple[str, str, Labels], list[int]] = {}
+        for kind, name, labels, values in all_series(self.folder):
+            _add(total.setdefault((kind, name, labels), []), values, kind, name)
+        by_name: dict[tuple[str, str], list[tuple[Labels, list[int]]]] = {}
         for (kind, name, labels), values in total.items():
             by_name.setdefault((kind, name), []).append((labels, values))
         for (kind, name), series in sorted(by_name.items()):
@@ -132,7 +147,7 @@ def _add(sum_: list[int], values: list[int], kind: str, name: str) -> None:
 
 
 def _family(
-    kind: str, name: str, series: list[tuple[tuple[tuple[str, str], ...], list[int]]]
+    kind: str, name: str, series: list[tuple[Labels, list[int]]]
 ) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
     labels = [label for label, _ in series[0][0]]
     family: Any = _FAMILIES[kind](name, HELP[name], labels=labels)
@@ -141,37 +156,11 @@ def _family(
         if kind == "histogram":
             scale = 1e9 if name.endswith("_seconds") else 1
             buckets, running = [], 0
-            for edge, value in zip([*_edges(name), "+Inf"], values, strict=False):
+            for edge, value in zip([*edges_of(name), "+Inf"], values, strict=False):
                 running += value
-                buckets.append((str(edge), float(running)))
+                if scale == 1 or edge == "+Inf" or edge in SHOWN_SECONDS:
+                    buckets.append((str(edge), float(running)))
             family.add_metric(texts, buckets=buckets, sum_value=values[-1] / scale)
         else:
             family.add_metric(texts, values[0] / 1e6 if kind == "gauge" else values[0])
     return family  # type: ignore[no-any-return]
-
-
-def _edges(name: str) -> tuple[float, ...]:
-    return SECONDS if name.endswith("_seconds") else ROWS
-
-
-def width_of(kind: str, name: str) -> int:
-    """How many cells a series has."""
-    return len(_edges(name)) + 2 if kind == "histogram" else 1
-
-
-def series_in(lines: Iterable[str]) -> Iterator[_Series]:
-    """The series that a slab's list of names holds."""
-    for line in lines:
-        try:
-            kind, name, labels, cell = json.loads(line)
-        except ValueError:  # a torn line: its worker was killed while writing it
-            continue
-        yield kind, name, tuple((key, text) for key, text in labels), cell
-
-
-def map_slab(path: Path) -> memoryview:
-    """A slab's cells, mapped; made where there is none."""
-    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        if os.fstat(file.fileno()).st_size < CELLS * 8:
-            file.truncate(CELLS * 8)
-        return memoryview(mmap.mmap(file.fileno(), CELLS * 8)).cast("q")

@@ -21,8 +21,9 @@ import msgspec
 from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.settings import Settings
 from modelyard.serve.exchange import Exchange
-from modelyard.serve.openapi import Part, document, endpoint_part, served
+from modelyard.serve.openapi import Part, document, endpoint_part
 from modelyard.serve.openapi_operations import Limits
+from modelyard.serve.openapi_served import served
 from modelyard.serve.openapi_texts import LANGUAGES
 from modelyard.serve.routing import Routes
 

@@ -9,6 +9,7 @@ import msgspec
 
 from modelyard.contract.errors import InvalidInput
 from modelyard.serve.call import Call
+from modelyard.serve.content import media_type
 from modelyard.serve.forms import open_object, value_of
 from modelyard.serve.problems import UnsupportedMedia
 
@@ -21,7 +22,7 @@ _ANSWER = "io.kserve.inference.response"  # the type by which KServe's consumers
 def open_event(headers: dict[bytes, bytes], body: bytes | bytearray) -> tuple[Any, str]:
     """The data of a request (a body, or what was read of one), and which kind of event it is: `binary`,
     `structured`, or none. Raises InvalidInput, Undecodable or UnsupportedMedia."""
-    media = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    media = media_type(headers)
     if media.startswith(b"application/cloudevents"):
         if media != STRUCTURED:
             raise UnsupportedMedia("a cloud event is sent alone, as application/cloudevents+json or with ce- headers")

@@ -9,7 +9,7 @@ from modelyard.serve.content import ACCEPTED, MIN_BYTES, WANTED, deflated, diges
 
 if TYPE_CHECKING:
     from modelyard.contract.errors import ModelyardError
-    from modelyard.serve.http import Connection
+    from modelyard.serve.http_connection import Connection
 
 JSON = b"application/json"
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -27,13 +27,16 @@ class Sink(Protocol):
     def abort(self, error: ModelyardError) -> None:
         """The request ends here, with this error."""
 
+    def drop(self) -> None:
+        """The request ends here; its answer is somebody else's."""
+
 
 class Exchange:
     """One request, and the place that its answer has in the connection's order."""
 
     __slots__ = (
         "answered", "body", "connection", "data", "expects", "extra", "headers", "is_begun", "is_finished",
-        "keep_alive", "length", "method", "parts", "refused", "response", "sink", "target",
+        "keep_alive", "length", "method", "parts", "pending", "refused", "response", "sink", "target",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -51,6 +54,7 @@ class Exchange:
         self.sink: Sink | None = None  # takes the body piece by piece, where it is a stream
         self.parts: list[bytes] = []  # of an answer that is sent piece by piece: those that have not left
         self.is_begun = self.is_finished = False
+        self.pending = 0  # bytes of the body that are counted as waiting; below 0: none is any more
         self.extra = b""  # header lines that the answer carries whatever it is, such as CORS
         self.data: Any = None  # the application's own
 
@@ -65,6 +69,27 @@ class Exchange:
             self.sink.abort(error)
         else:
             self.connection.server.app.refuse(self, error)
+
+    # --- a body that waits
+
+    def weigh(self, size: int) -> None:
+        """So many bytes of the body wait: for the rest of it, or for their turn. Raises Overloaded."""
+        if self.pending >= 0:
+            self.pending = self.connection.server.app.pending.replace(self.pending, size)
+
+    def settle(self) -> None:
+        """The body waits no longer: it is handed over, or nobody wants it. What comes of it still is not counted."""
+        if self.pending > 0:
+            self.connection.server.app.pending.replace(self.pending, 0)
+        self.pending = -1
+
+    def drop(self) -> None:
+        """The request is refused: what came of its body is not kept, and what still comes is not looked at."""
+        self.refused = True
+        self.settle()
+        self.body = b""
+        if self.sink is not None:
+            self.sink.drop()
 
     # --- an answer in pieces
 
@@ -96,7 +121,8 @@ class Exchange:
         self.finish()
 
     def finish(self) -> None:
-        """There is no further piece."""
+        """There is no further piece, and what still comes of a streamed request is not read."""
+        self.settle()
         self.is_finished = True
         self.parts.append(b"0\r\n\r\n")
         self.connection.flush()

@@ -23,11 +23,11 @@ import msgspec
 from modelyard.contract.errors import Conflict, InvalidInput, ModelyardError
 from modelyard.contract.home import Home
 from modelyard.contract.plan import GatewayState, WorkerState
-from modelyard.contract.settings import Settings, load_settings
+from modelyard.contract.settings import Settings, cores, load_settings
 from modelyard.serve.log import log, set_up
 from modelyard.serve.model_processes import ModelProcesses
 from modelyard.serve.seats import reachable_path
-from modelyard.serve.threads import cores, oversubscription, threads_for
+from modelyard.serve.threads import oversubscription, threads_for
 
 SILENCE_S = 10.0  # a worker that says nothing for so long hangs, and is replaced
 BACK_OFF_S = (0.0, 0.2, 1.0, 3.0, 5.0)  # after so many deaths in a row soon after the start

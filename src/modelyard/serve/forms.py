@@ -27,6 +27,7 @@ from modelyard.contract.tensor import Matrix, narrowed, widened
 from modelyard.serve import v2
 from modelyard.serve.call import Batch, Call
 from modelyard.serve.tensors import BINARY_ONLY, MAX_DIMENSIONS, InputTensor, check_rows, read_tensors
+from modelyard.serve.v2_answers import outputs_of
 
 _NUMBERS = frozenset((int, float, NoneType))
 # What comes before a bare NaN: anything but a quote, or a whole text. Possessive, so that a search is one walk.
@@ -322,7 +323,10 @@ def _text_of(value: Any) -> str | bytes:
 
 def outputs_by_name(call: Call, batch: Batch, start: int) -> dict[str, Any]:
     """Every output that callers see, as nested lists whose first axis is the rows."""
-    return {name: _listed(values) for name, _, values in v2.outputs_of(call, batch, start)}
+    said = {name: _listed(values) for name, _, values in outputs_of(call, batch, start)}
+    for name in call.deployment.json_outputs:
+        said[name] = [msgspec.Raw(text.encode()) for text in said[name]]
+    return said
 
 
 def predictions_of(outputs: dict[str, Any], rows: int) -> Any:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from modelyard.contract.errors import Internal, InvalidInput, ModelyardError, NotFound, TooLarge
 from modelyard.contract.settings import Settings
 from modelyard.secure.request_ids import RequestIds
-from modelyard.serve import content, handlers, native, stream, v2
+from modelyard.serve import content, dialects, handlers, native, sticky, stream, v2_metadata
 from modelyard.serve.admission import Admission, Principal
 from modelyard.serve.bulk import Bulk
 from modelyard.serve.call import TIMEOUT, Answer, Call, Caller, seconds_of
 from modelyard.serve.exchange import Exchange
-from modelyard.serve.inference import Inference, Read
+from modelyard.serve.inference import Dialect, Inference
 from modelyard.serve.log import log
 from modelyard.serve.paths import Target, parse
+from modelyard.serve.pending import PendingBytes
 from modelyard.serve.pieces import Pieces
 from modelyard.serve.problems import UnsupportedMedia, dialect_of, problem, status_of
 from modelyard.serve.routing import Routes, UnknownEndpoint
@@ -52,6 +53,7 @@ class Gateway:
         self.counters_folder = counters_folder
         self.bulk = bulk  # None in the bulk worker itself
         self.pieces = Pieces(loop)
+        self.pending = PendingBytes(settings.max_pending_bytes)  # one budget for every edge of this worker
         self._bulk_bytes = settings.bulk_bytes
         self._deadline_ns = int(settings.deadline_s * 1e9)
         self._targets: dict[tuple[bytes, bytes], Target] = {}
@@ -131,7 +133,7 @@ class Gateway:
         dialect = dialect_of(exchange.target)
         status = status or status_of(error, dialect)
         if isinstance(error, UnknownEndpoint) and exchange.target.startswith(b"/v2/"):
-            error = NotFound(v2.unknown_model(error.name))
+            error = NotFound(v2_metadata.unknown_model(error.name))
         request_id = self.ids.new("", "")
         body, content_type, headers = problem(error, status, request_id, dialect)
         self.telemetry.refused(error.code, status)
@@ -159,7 +161,7 @@ class Gateway:
         def ask(slot: Caller, is_first: bool) -> None:
             if principal.quota is not None and not is_first:  # the first row was charged at the end of the headers
                 principal.quota.charge(1)
-            self.call(slot, target, principal, native.read_row, native.say_prediction)
+            self.call(slot, target, principal, dialects.NATIVE_LINE)
 
         return stream.NdjsonStream(exchange, ask, self.problem_line, connection.server.loop, self.settings.bulk_bytes)
 
@@ -183,17 +185,17 @@ class Gateway:
         """Start a call of one row that is answered piece by piece. Raises the error that refuses it."""
         call = self.begin(exchange, principal, target.endpoint, native.say_prediction)
         route = self.routes.endpoint(target.endpoint)
-        call.deployment = route.choose(exchange.headers) if target.pin is None else route.pinned(target.pin)
+        call.deployment = route.choose(exchange, sticky.in_rows) if target.pin is None else route.pinned(target.pin)
         native.read_rows(call, 1)
         self.pieces.start(call, exchange)
 
-    def call(self, exchange: Caller, target: Target, principal: Principal, read: Read, say: Answer) -> None:
+    def call(self, exchange: Caller, target: Target, principal: Principal, dialect: Dialect) -> None:
         """Start the story of one call."""
-        call = self.begin(exchange, principal, target.endpoint, say)
+        call = self.begin(exchange, principal, target.endpoint, dialect.say)
         call.reasons = target.reasons
         call.language = target.language
-        call.wants_all = say is native.say_explanation
-        self.inference.infer(call, self.routes.endpoint(target.endpoint), target.pin, read)
+        call.wants_all = dialect is dialects.NATIVE_EXPLAIN
+        self.inference.infer(call, self.routes.endpoint(target.endpoint), target.pin, dialect)
 
     def begin(self, exchange: Caller, principal: Principal, endpoint: str, say: Answer) -> Call:
         """A call at its start, whatever edge it came in by: its id, and until when it is wanted."""

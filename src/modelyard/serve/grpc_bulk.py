@@ -13,17 +13,17 @@ from urllib.parse import quote
 import msgspec
 
 from modelyard.contract.errors import Internal, ModelyardError, all_errors
-from modelyard.serve import v2
+from modelyard.serve import tensors, v2, v2_answers
 from modelyard.serve.call import Caller
 from modelyard.serve.grpc_messages import Message
 
 LIGHTER = 16  # how many times `bulk_bytes` one tensor of raw numbers may have before it is large
 
-_NOT_PASSED_ON = (b"content-", b"grpc-", b"te", b"user-agent", b"accept-", b"inference-", b"want-")
+_NOT_PASSED_ON = (b"content-", b"grpc-", b"accept-", b"inference-", b"want-")  # `Bulk` leaves the hop's own out
 _ERRORS = {error.code: error for error in reversed(all_errors())}
-_decode = msgspec.json.Decoder(v2.InferAnswer).decode
+_decode = msgspec.json.Decoder(v2_answers.InferAnswer).decode
 
-Tell = Callable[[v2.InferAnswer, list[memoryview]], None]
+Tell = Callable[[v2_answers.InferAnswer, list[memoryview]], None]
 
 
 def is_heavy(message: Message, size: int, bulk_bytes: int) -> bool:
@@ -42,7 +42,7 @@ class Forwarded:
     __slots__ = ("_caller", "_tell", "body", "extra", "headers", "method", "target")
 
     def __init__(
-        self, caller: Caller, message: Message, parameters: v2.Parameters, outputs: list[v2.RequestedOutput],
+        self, caller: Caller, message: Message, parameters: tensors.Parameters, outputs: list[tensors.RequestedOutput],
         deadline_ns: int | None, tell: Tell,
     ) -> None:  # fmt: skip
         """`tell` is given the answer: its JSON part, and the bytes of each output."""

@@ -45,8 +45,6 @@ def parsed(cls: Message, data: bytes | bytearray | memoryview) -> Message:
         raise Undecodable(f"the message is not a {cls.DESCRIPTOR.full_name}") from None
 
 
-def from_json(cls: Message, text: bytes) -> bytes:
-    """A message's bytes from what the REST edge says of the same thing: the two cannot disagree."""
-    message = json_format.Parse(text, cls(), ignore_unknown_fields=True)
-    data: bytes = message.SerializeToString()
-    return data
+def from_json(cls: Message, text: bytes) -> Message:
+    """A message from what the REST edge says of the same thing: the two cannot disagree."""
+    return json_format.Parse(text, cls(), ignore_unknown_fields=True)

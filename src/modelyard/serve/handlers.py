@@ -8,7 +8,7 @@ from modelyard import __version__
 from modelyard.contract.errors import Forbidden, ModelyardError
 from modelyard.contract.home import Home
 from modelyard.secure.keys import allows
-from modelyard.serve import docs_page, mlflow, native, repository, statistics, v1, v2
+from modelyard.serve import dialects, docs_page, native, repository, statistics, v1, v2_metadata
 from modelyard.serve.admission import Principal
 from modelyard.serve.counters import exposition
 from modelyard.serve.exchange import Exchange
@@ -54,16 +54,16 @@ def preflight(gateway: Gateway, exchange: Exchange, target: Target, principal: P
 
 
 def v2_server(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, v2.server_metadata())
+    exchange.respond(200, v2_metadata.server_metadata())
 
 
 def v2_list(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    exchange.respond(200, v2.model_list(gateway.routes))
+    exchange.respond(200, v2_metadata.model_list(gateway.routes))
 
 
 def v2_model(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
     route = gateway.routes.endpoint(target.endpoint)
-    exchange.respond(200, v2.model_metadata(route, route.pinned(target.pin) if target.pin else route.main))
+    exchange.respond(200, v2_metadata.model_metadata(route, route.pinned(target.pin) if target.pin else route.main))
 
 
 def v2_model_ready(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
@@ -71,7 +71,7 @@ def v2_model_ready(gateway: Gateway, exchange: Exchange, target: Target, princip
     deployment = route.pinned(target.pin) if target.pin else route.main
     if _evicted(gateway).is_evicted(route.name, deployment.version):
         raise repository.not_ready(route.name, deployment.version)
-    exchange.respond(200, v2.model_ready(deployment))
+    exchange.respond(200, v2_metadata.model_ready(deployment))
 
 
 def describe(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
@@ -94,15 +94,15 @@ def feedback(gateway: Gateway, exchange: Exchange, target: Target, principal: Pr
 
 
 def predict(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, native.read_rows, native.say_prediction)
+    gateway.call(exchange, target, principal, dialects.NATIVE)
 
 
 def predict_default(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, gateway.named(target, principal), principal, native.read_rows, native.say_prediction)
+    gateway.call(exchange, gateway.named(target, principal), principal, dialects.NATIVE)
 
 
 def explain(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, native.read_rows, native.say_explanation)
+    gateway.call(exchange, target, principal, dialects.NATIVE_EXPLAIN)
 
 
 def predict_in_pieces(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
@@ -110,7 +110,7 @@ def predict_in_pieces(gateway: Gateway, exchange: Exchange, target: Target, prin
 
 
 def v2_infer(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, v2.read_infer, v2.say_infer)
+    gateway.call(exchange, target, principal, dialects.V2)
 
 
 # --- what the gateway shows of itself
@@ -136,11 +136,11 @@ def v1_model(gateway: Gateway, exchange: Exchange, target: Target, principal: Pr
 
 
 def v1_predict(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, v1.read_predict, v1.say_predict)
+    gateway.call(exchange, target, principal, dialects.V1)
 
 
 def v1_explain(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
-    gateway.call(exchange, target, principal, v1.read_explain, v1.say_explain)
+    gateway.call(exchange, target, principal, dialects.V1_EXPLAIN)
 
 
 def mlflow_version(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
@@ -149,7 +149,7 @@ def mlflow_version(gateway: Gateway, exchange: Exchange, target: Target, princip
 
 def mlflow_invocations(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
     named = gateway.named(target, principal)
-    gateway.call(exchange, named, principal, mlflow.read_invocations, mlflow.say_invocations)
+    gateway.call(exchange, named, principal, dialects.MLFLOW)
 
 
 # --- V2 beside inference: configuration, statistics, repository
@@ -158,7 +158,7 @@ def mlflow_invocations(gateway: Gateway, exchange: Exchange, target: Target, pri
 def v2_config(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:
     route = gateway.routes.endpoint(target.endpoint)
     deployment = route.pinned(target.pin) if target.pin else route.main
-    exchange.respond(200, v2.model_config(route, deployment, gateway.settings.max_rows))
+    exchange.respond(200, v2_metadata.model_config(route, deployment, gateway.settings.max_rows))
 
 
 def v2_stats(gateway: Gateway, exchange: Exchange, target: Target, principal: Principal) -> None:

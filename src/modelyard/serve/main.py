@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 import uvloop
@@ -21,8 +22,9 @@ from modelyard.artifacts.store import Artifact, Shelf
 from modelyard.contract.errors import InvalidInput, ModelyardError
 from modelyard.contract.home import Home
 from modelyard.contract.plan import ServingPlan, WorkerState
-from modelyard.contract.settings import Settings
+from modelyard.contract.settings import Settings, cores
 from modelyard.runtimes.catalogue import needs_worker
+from modelyard.runtimes.image_decode import allow_pixels
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.secure.request_ids import request_ids
 from modelyard.serve.admission import Admission
@@ -33,7 +35,9 @@ from modelyard.serve.counters import Counters
 from modelyard.serve.gateway import Gateway
 from modelyard.serve.grpc_methods import grpc_server
 from modelyard.serve.http import HttpServer
-from modelyard.serve.http2 import Http2Server
+from modelyard.serve.http2_server import Http2Server
+from modelyard.serve.lazy import LazyReplica, Residents
+from modelyard.serve.lease import Beat, Leases, fallen_back
 from modelyard.serve.log import log, set_up
 from modelyard.serve.plans import POLL_S, PlanFile
 from modelyard.serve.rates import RateTable
@@ -42,12 +46,21 @@ from modelyard.serve.replica import INLINE_S, Replica, Version
 from modelyard.serve.repository import AbsentReplica, evicted_in
 from modelyard.serve.routing import Deployment, Route, Routes
 from modelyard.serve.seats import seat_for, socket_path
+from modelyard.serve.shadow import Shadows
 from modelyard.serve.telemetry import Telemetry
-from modelyard.serve.threads import cores, threads_for
+from modelyard.serve.threads import threads_for
 
 HEARTBEAT_S = 0.5
 BULK_NICE = 5  # small calls go before large ones
 GC_THRESHOLDS = (20_000, 50, 100)  # requests make and drop objects without cycles: look for cycles seldom
+
+
+class Measured(NamedTuple):
+    """What a version costs here: seconds for each batch size, and for each row that is explained."""
+
+    curve: dict[int, float]
+    explain_s: float
+    threads: int = 1
 
 
 class Worker:
@@ -68,7 +81,16 @@ class Worker:
         ids = request_ids(home.keys)
         bulk = None if is_bulk else Bulk(home.bulk_socket, loop, settings.deadline_s)
         self.gateway = Gateway(settings, admission, self.telemetry, ids, home.run / "counters", loop, bulk)
-        self.replicas: dict[str, Replica] = {}  # by artifact digest
+        self.replicas: dict[str, Replica | LazyReplica] = {}  # by artifact digest
+        self.residents: Residents | None = None  # None: every planned version stays in memory
+        if settings.resident_bytes:
+            self.residents = Residents(
+                settings.resident_bytes, self._load, self._free, loop, self.counters,
+                settings.max_queued_rows, settings.deadline_s,
+            )  # fmt: skip
+        self._measured: dict[str, Measured] = {}  # what versions cost that were in memory before
+        self.leases = Leases(Beat(home.control_beat))
+        self.shadows = Shadows(self.telemetry, loop, settings.max_shadow_rows)
         self.state = WorkerState(number, os.getpid())
         self.threads = threads_for(settings, cores())
         self._parent = parent
@@ -114,6 +136,7 @@ class Worker:
         if self.gateway.bulk is not None:
             self.gateway.bulk.close()
         self.gateway.pieces.close()
+        self.shadows.close()
         self.telemetry.close()
         self.counters.close()
         self.rates.close()
@@ -123,6 +146,12 @@ class Worker:
         if plan.revision < self.state.revision:
             return
         evicted, away = self.evicted.revision, self.evicted.wanted
+        pinned = {
+            p.digest
+            for endpoint in plan.endpoints
+            for p in endpoint.versions
+            if endpoint.is_pinned or (endpoint.shadow and endpoint.shadow.version == p.version)  # no call brings those
+        }
         wanted = frozenset(
             p.digest for endpoint in plan.endpoints for p in endpoint.versions if (endpoint.name, p.version) not in away
         )
@@ -133,13 +162,15 @@ class Worker:
             while (step := next_action(wanted, frozenset(self.replicas), is_swapped)) is not None:
                 match step:
                     case Load(digest):
-                        self.replicas[digest] = await self._load(digest, plan)
+                        self.replicas[digest] = await self._bring(digest, plan, digest in pinned)
                     case Swap():
                         self.gateway.routes = self._routes(plan, absent)
                         is_swapped = True
+                        self._pin(pinned)
                         self._follows(evicted, away)
                         self._serves(plan)
                     case Drain(digest):
+                        self._measured.pop(digest, None)
                         self.loop.create_task(self._retire(digest, self.replicas.pop(digest)))
         except Exception as error:  # ONNX Runtime's own derive from nothing narrower; the last good plan serves on
             log.error("plan refused", revision=plan.revision, reason=str(error))
@@ -183,6 +214,8 @@ class Worker:
                 waiting = plan
                 if is_moving:
                     self._admit_early(plan)
+            if self.leases.look(self.gateway.routes.plan, self.loop.time()):
+                self._fall_back()
             if self.evicted.changed() and waiting is None:
                 waiting = self.gateway.routes.plan
                 if waiting is None:
@@ -206,30 +239,52 @@ class Worker:
         except (ModelyardError, ValueError) as error:  # `apply` refuses the plan when its turn comes
             log.error("keys ignored", revision=plan.revision, reason=str(error))
 
-    async def _load(self, digest: str, plan: ServingPlan) -> Replica:
+    async def _bring(self, digest: str, plan: ServingPlan, is_pinned: bool) -> Replica | LazyReplica:
+        """A version that the plan names, in memory; with a budget only its description, unless it is pinned or new."""
         name = next(e.model for e in plan.endpoints for p in e.versions if p.digest == digest)
+        if self.residents is None:
+            return await self._load(digest, name)
+        artifact = await self.loop.run_in_executor(None, self.shelf.describe, digest)
+        lazy = LazyReplica(artifact, name, self.residents)
+        lazy.is_pinned = is_pinned
+        if is_pinned or self.state.revision:  # a version that is deployed now must show that it can be loaded
+            await self.residents.bring(lazy)
+        return lazy
+
+    def _pin(self, digests: set[str]) -> None:
+        for digest, replica in self.replicas.items():
+            if isinstance(replica, LazyReplica):
+                replica.is_pinned = digest in digests
+                if replica.is_pinned and not replica.is_resident:
+                    self.residents.bring_soon(replica)  # type: ignore[union-attr]
+
+    async def _load(self, digest: str, name: str) -> Replica:
         artifact = await self.loop.run_in_executor(None, self.shelf.open, digest)
         is_remote = needs_worker(artifact.manifest)
         if is_remote:
             self._want(digest, True)
         try:
-            bring = self._bring_remote if is_remote else partial(_bring_here, threads=self.threads)
-            loaded, curve, explain_s = await self.loop.run_in_executor(None, bring, artifact)
+            known = self._measured.get(digest)
+            bring = self._bring_remote if is_remote else partial(_bring_here, threads=self.threads, known=known)
+            loaded, measured = await self.loop.run_in_executor(None, bring, artifact)
         except BaseException:
             self._want(digest, False)
             raise
+        if self.residents is not None:
+            self._measured[digest] = measured
+        curve = measured.curve
         log.info("loaded", model=name, digest=digest[:12], one_row_us=round(curve[1] * 1e6, 1))
         queue = self.settings.max_queued_rows
-        return Replica(loaded, curve, explain_s, self.loop, self.counters, queue, name, is_remote=is_remote)
+        return Replica(loaded, curve, measured.explain_s, self.loop, self.counters, queue, name, is_remote=is_remote)
 
-    def _bring_remote(self, artifact: Artifact) -> tuple[Version, dict[int, float], float]:
+    def _bring_remote(self, artifact: Artifact) -> tuple[Version, Measured]:
         """A version in a model worker, once the parent has one that holds it. Raises NotReady with the reason."""
         home = Home(self.settings.root)
         seat = seat_for(self.settings, home, artifact.digest, self.number)
         remote = RemoteVersion(artifact, socket_path(home, seat), self.settings.model_timeout_s)
         try:
             remote.connect()
-            return remote, remote.warm(), remote.explain_cost()
+            return remote, Measured(remote.warm(), remote.explain_cost())
         except BaseException:
             remote.close()
             raise
@@ -243,6 +298,7 @@ class Worker:
 
     def _routes(self, plan: ServingPlan, absent: dict[tuple[str, int], AbsentReplica]) -> Routes:
         routes = {}
+        lapsed = self.leases.follow(plan)
         for endpoint in plan.endpoints:
             deployments = {
                 planned.version: Deployment(
@@ -250,11 +306,43 @@ class Worker:
                     planned.version,
                     absent.get((endpoint.name, planned.version)) or self.replicas[planned.digest],
                     self.counters,
+                    plan.revision,
                 )
                 for planned in endpoint.versions
             }
-            routes[endpoint.name] = Route(endpoint, deployments)
+            shadow = self.shadows.of(endpoint, deployments)
+            shared = fallen_back(endpoint) if endpoint.name in lapsed else endpoint
+            routes[endpoint.name] = Route(shared, deployments, shadow)
+        self.shadows.keep_only(plan.endpoints)
+        self._tell_leases(plan)
         return Routes(plan, routes)
+
+    def _fall_back(self) -> None:
+        """Leases have lapsed, or control has come back: share the calls of their endpoints anew."""
+        routes, plan = self.gateway.routes, self.gateway.routes.plan
+        if plan is None:
+            return
+        changed = {}
+        for endpoint in plan.endpoints:
+            if endpoint.lease is not None:
+                shared = fallen_back(endpoint) if endpoint.name in self.leases.lapsed else endpoint
+                before = routes.endpoint(endpoint.name)
+                changed[endpoint.name] = Route(shared, before.deployments, before.shadow)
+        self.gateway.routes = routes.with_changed(changed)
+        self._tell_leases(plan)
+        self._report()
+
+    def _tell_leases(self, plan: ServingPlan) -> None:
+        """Say which endpoints have fallen back, where it is not said already."""
+        lapsed = tuple(sorted(self.leases.lapsed))
+        for name in set(lapsed) - set(self.state.lapsed):
+            log.warning("lease lapsed", endpoint=name, reason="the control plane gives no sign of life")
+        for name in set(self.state.lapsed) - set(lapsed):
+            log.info("lease restored", endpoint=name)
+        for name in {*lapsed, *self.state.lapsed, *(one.name for one in plan.endpoints if one.lease is not None)}:
+            cell = self.counters.gauge("modelyard_lease_lapsed", endpoint=name)
+            self.counters.cells[cell] = 1_000_000 * (name in self.leases.lapsed)
+        self.state = msgspec.structs.replace(self.state, lapsed=lapsed)
 
     def _serves(self, plan: ServingPlan) -> None:
         self.telemetry.revision = plan.revision
@@ -265,11 +353,18 @@ class Worker:
         log.info("plan served", revision=plan.revision, endpoints=[endpoint.name for endpoint in plan.endpoints])
         self._report()
 
-    async def _retire(self, digest: str, replica: Replica) -> None:
+    def _is_here(self, digest: str) -> bool:
+        replica = self.replicas.get(digest)
+        return replica is not None and (replica.is_resident or not replica.is_idle)
+
+    def _free(self, digest: str, replica: Replica) -> None:
+        self.loop.create_task(self._retire(digest, replica))
+
+    async def _retire(self, digest: str, replica: Replica | LazyReplica) -> None:
         while not replica.is_idle:
             await asyncio.sleep(0.05)
         replica.close()
-        if digest not in self.replicas:  # it may have come back meanwhile
+        if not self._is_here(digest):  # it may have come back meanwhile
             self._want(digest, False)
         await self.loop.run_in_executor(None, _give_back)
 
@@ -304,21 +399,32 @@ class Worker:
             self.stopping.set()
 
 
-def _bring_here(artifact: Artifact, threads: int) -> tuple[Version, dict[int, float], float]:
-    """A version in this process. One that holds the loop gets all `threads`, if it is faster with them."""
-    loaded = LoadedVersion(artifact)
-    curve = loaded.warm()
+def _bring_here(artifact: Artifact, threads: int, known: Measured | None) -> tuple[Version, Measured]:
+    """A version in this process. One that holds the loop gets all `threads`, if it is faster with them.
+
+    One that was measured before is opened as it was best, and called once.
+    """
+    loaded = LoadedVersion(artifact, known.threads if known else 1)
+    if known:
+        loaded.warm(sizes=(1,), rounds=1)
+        return loaded, known
+    curve, best = loaded.warm(), 1
     if threads > 1 and curve[1] > INLINE_S:
         wider = LoadedVersion(artifact, threads)
         wider_curve = wider.warm()
         if wider_curve[1] < curve[1]:
-            loaded, wider, curve = wider, loaded, wider_curve
+            loaded, wider, curve, best = wider, loaded, wider_curve, threads
         wider.close()
-    return loaded, curve, loaded.explain_cost()
+    return loaded, Measured(curve, loaded.explain_cost(), best)
 
 
 def _give_back() -> None:
-    """Freed memory goes back to the machine: a graph is freed in pieces, and the C library would keep their pages."""
+    """Freed memory goes back to the machine: a graph is freed in pieces, and the C library would keep their pages.
+
+    A version's decoders are classes of their own, which only a full collection frees; what was frozen at start is
+    left out of it.
+    """
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # only the GNU library has it
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -344,6 +450,7 @@ def main(arguments: list[str]) -> None:
         settings = msgspec.json.decode(settings_line.readline(), type=Settings)
     line.setblocking(False)
     set_up(settings.log_level, process="gateway", worker=number)
+    allow_pixels(settings.max_pixels)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
         door = socket.socket(fileno=listener)

@@ -45,6 +45,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", forbid_unknown_fields=Tr
 
     tensors: tuple[Placed, ...] = ()
     is_last: bool = False
+    took_ns: tuple[int, ...] = ()  # each step, where the version is made of several
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", forbid_unknown_fields=True):

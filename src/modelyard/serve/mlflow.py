@@ -16,6 +16,7 @@ import msgspec
 from modelyard.contract.errors import InvalidInput, TooLarge, Undecodable
 from modelyard.contract.features import Column
 from modelyard.serve.call import Batch, Call
+from modelyard.serve.content import media_type
 from modelyard.serve.forms import (
     accept,
     check_width,
@@ -34,8 +35,9 @@ from modelyard.serve.problems import UnsupportedMedia
 from modelyard.serve.tensors import check_rows
 from modelyard.serve.v1 import who
 
-_FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-_MEMBERS = (*_FORMS, "params")
+FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+_MEMBERS = (*FORMS, "params")
+_JSON, _CSV = b"application/json", b"text/csv"
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 _encode = msgspec.json.Encoder().encode
 
@@ -43,8 +45,12 @@ _encode = msgspec.json.Encoder().encode
 def read_invocations(call: Call, max_rows: int) -> None:
     """The body, JSON or CSV by its Content-Type, as the deployment's inputs. Raises InvalidInput, Undecodable,
     TooLarge or UnsupportedMedia."""
-    media = _media_type(call.exchange.headers.get(b"content-type", b"application/json"))
-    read = _read_csv if media == "text/csv" else _read_json
+    headers = call.exchange.headers
+    media = media_type(headers) if b"content-type" in headers else _JSON
+    if media not in (_JSON, _CSV):
+        raise UnsupportedMedia("the Content-Type is application/json or text/csv")
+    _check_charset(headers.get(b"content-type", b""))
+    read = _read_csv if media == _CSV else _read_json
     read(call, max_rows)
 
 
@@ -54,22 +60,19 @@ def say_invocations(call: Call, batch: Batch, start: int) -> None:
     call.exchange.respond(200, _encode({"predictions": predictions} | who(call)))
 
 
-def _media_type(header: bytes) -> str:
-    media, *parameters = (part.strip().lower() for part in header.decode("latin-1").split(";"))
-    if media not in ("application/json", "text/csv"):
-        raise UnsupportedMedia("the Content-Type is application/json or text/csv")
+def _check_charset(content_type: bytes) -> None:
+    _, *parameters = (part.strip().lower() for part in content_type.decode("latin-1").split(";"))
     for parameter in filter(None, parameters):
         name, _, value = parameter.partition("=")
         if name.strip() != "charset":
             raise UnsupportedMedia("the Content-Type has no parameter but charset")
         if value.strip().strip('"') not in ("utf-8", "utf8"):
             raise UnsupportedMedia("the only charset is utf-8")
-    return media
 
 
 def _read_json(call: Call, max_rows: int) -> None:
     parts = members(call.exchange.body, _MEMBERS)
-    form = only_one(parts, _FORMS)
+    form = only_one(parts, FORMS)
     refuse_parameters(parts, "params")
     data = parts[form]
     if form == "dataframe_split":

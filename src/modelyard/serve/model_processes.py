@@ -23,10 +23,10 @@ import msgspec
 
 from modelyard.contract.errors import NotFound
 from modelyard.contract.home import Home
+from modelyard.contract.memory import machine_bytes, oom_kills, resident_bytes
 from modelyard.contract.plan import ModelWorkerState
-from modelyard.contract.settings import Settings
+from modelyard.contract.settings import Settings, cores
 from modelyard.serve.log import log
-from modelyard.serve.memory import machine_bytes, oom_kills, resident_bytes
 from modelyard.serve.messages import Broken, Refused, send
 from modelyard.serve.pulse import Pulse
 from modelyard.serve.seats import models_folder, reachable_path, seats_of, socket_path
@@ -42,9 +42,8 @@ from modelyard.serve.supervision import (
     Start,
     next_step,
     pause_before,
-    threads_of,
 )
-from modelyard.serve.threads import cores
+from modelyard.serve.threads import threads_for
 
 KEPT_LINES = 200  # of what a process said, for its post-mortem
 KEPT_POST_MORTEMS = 50
@@ -200,7 +199,7 @@ class ModelProcesses:
         held.failed, held.kill, held.unread, held.unsaid = "", None, b"", b""
         held.said.clear()
         try:
-            self._spawn(held, self._settings.threads or threads_of(cores(), processes))
+            self._spawn(held, threads_for(self._settings, cores(), processes))
         except OSError as error:  # no descriptors or no memory left: the gateway serves on, and tries again
             log.error("model worker not started", digest=held.seat.digest[:12], reason=error.strerror)
             self._hang_up(held)

@@ -13,7 +13,7 @@ from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.schema import row_schema
 from modelyard.contract.telemetry import Feedback
 from modelyard.contract.tensor import Matrix
-from modelyard.serve import forms
+from modelyard.serve import forms, multipart
 from modelyard.serve.call import Batch, Call
 from modelyard.serve.routing import Deployment, Route, Routes
 
@@ -77,6 +77,9 @@ def read_rows(call: Call, max_rows: int) -> None:
         call.inputs, call.single = loaded.encoder.decode_json(call.exchange.body, max_rows)
         call.rows = len(call.inputs)
         return
+    if multipart.is_form(call.exchange.headers):
+        multipart.read_form(call, max_rows)
+        return
     rows = decode_any(call.exchange.body)
     call.single = not isinstance(rows, list)
     forms.read_rows(call, [rows] if call.single else rows, max_rows)
@@ -108,7 +111,7 @@ def say_prediction(call: Call, batch: Batch, start: int) -> None:
         )
     else:
         head = {"request_id": call.request_id, "model": deployment.model, "version": deployment.version}
-        answer = head | _plain(batch, start)
+        answer = head | _plain(call, batch, start)
     call.exchange.respond(200, _encode(answer))
 
 
@@ -116,7 +119,7 @@ def say_row(call: Call, batch: Batch, start: int, row: int) -> Any:
     """What is said of one of the call's rows, counted from 0."""
     if call.deployment.cutoff is not None:
         return _decided(call, batch, start + row, call.matrix[row])
-    return _plain(batch, start + row)
+    return _plain(call, batch, start + row)
 
 
 def say_explanation(call: Call, batch: Batch, start: int) -> None:
@@ -154,8 +157,11 @@ def _language(headers: dict[bytes, bytes]) -> str:
     return "zh" if headers.get(b"accept-language", b"")[:2].lower() == b"zh" else "en"
 
 
-def _plain(batch: Batch, at: int) -> dict[str, Any]:
-    return {name: batch.column(name)[at] for name in batch.outputs}
+def _plain(call: Call, batch: Batch, at: int) -> dict[str, Any]:
+    said = {name: batch.column(name)[at] for name in batch.outputs}
+    for name in call.deployment.json_outputs:
+        said[name] = msgspec.Raw(said[name].encode())
+    return said
 
 
 def read_truths(body: bytes | bytearray, route: Route, principal: str) -> list[Feedback]:

@@ -1,7 +1,8 @@
 """The gateway's API as one OpenAPI 3.1 document, made from the contracts of what is served. Pure.
 
 The document is put together from parts, one for each endpoint, made once for a plan and a language; what a caller gets
-are the parts that its key may use. `openapi_schemas.py` says what an endpoint takes and gives.
+are the parts that its key may use. `openapi_schemas.py` says what an endpoint takes and
+gives.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import msgspec
 
 from modelyard import __version__
 from modelyard.secure.keys import allows
+from modelyard.serve import mlflow
 from modelyard.serve.native import MAX_FEEDBACK
+from modelyard.serve.openapi_examples import csv_example, example_row, forms_example, infer_example
 from modelyard.serve.openapi_gateway import (
     GATEWAY_TAG,
     gateway_paths,
@@ -34,22 +37,10 @@ from modelyard.serve.openapi_operations import (
     operation,
     parameter,
 )
-from modelyard.serve.openapi_schemas import (
-    FRAMES,
-    Held,
-    Schema,
-    Served,
-    csv_example,
-    endpoint_schemas,
-    example_row,
-    forms_example,
-    infer_example,
-    name_of,
-    one_or_many,
-    ref,
-)
+from modelyard.serve.openapi_references import Schema, ref
+from modelyard.serve.openapi_schemas import endpoint_schemas, one_or_many
+from modelyard.serve.openapi_served import Held, Served, name_of
 from modelyard.serve.openapi_texts import Texts
-from modelyard.serve.routing import Deployment, Route
 
 VERBS = ("infer", "explain", "feedback")
 
@@ -65,16 +56,6 @@ class Part(msgspec.Struct, frozen=True):
     paths: dict[str, dict[str, msgspec.Raw]]  # verb of the scope that is needed -> path -> its operations
     schemas: dict[str, msgspec.Raw]
     bodies: dict[str, msgspec.Raw]
-
-
-def served(route: Route) -> Served:
-    """What a route holds, as its callers see it."""
-    others = tuple(_held(one) for one in route.deployments.values() if one is not route.main)
-    return Served(route.name, route.model, _held(route.main), others, dict(route.aliases), route.main.max_rows)
-
-
-def _held(deployment: Deployment) -> Held:
-    return Held(deployment.version, deployment.replica.loaded.manifest, deployment.cutoff)
 
 
 def document(
@@ -304,7 +285,7 @@ class _Endpoint:
     def _invocations(self) -> Item:
         answer = json_answer(self.texts("ok"), self._any(self.one.versions, "Predictions"))
         found = self._operation("invocations", "infer", {200: answer}, ASKS, family="Scoring")
-        examples = self._forms(*FRAMES)
+        examples = self._forms(*mlflow.FORMS)
         content: Item = {JSON: {"schema": ref("schemas", f"{self.one.name}.Frame"), "examples": examples}}
         if self.one.main.is_table:
             row = {"summary": self.texts("row_example"), "value": csv_example(self.one.main)}

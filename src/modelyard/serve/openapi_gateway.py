@@ -19,7 +19,7 @@ from modelyard.serve.openapi_operations import (
     operation,
     parameter,
 )
-from modelyard.serve.openapi_schemas import Schema, ref
+from modelyard.serve.openapi_references import Schema, ref
 from modelyard.serve.openapi_texts import Texts
 from modelyard.serve.problems import Problem, ProtocolError, ScoringError
 

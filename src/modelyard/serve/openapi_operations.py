@@ -11,7 +11,7 @@ import msgspec
 
 from modelyard.contract.errors import Undecodable, all_errors
 from modelyard.contract.wire import HTTP_STATUS
-from modelyard.serve.openapi_schemas import Schema, ref
+from modelyard.serve.openapi_references import Schema, ref
 from modelyard.serve.openapi_texts import ERRORS_ZH, Texts
 
 ASKS = (400, 401, 403, 404, 413, 422, 429, 500, 503, 504)  # what a call of a model may end in

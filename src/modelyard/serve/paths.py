@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from modelyard.contract.errors import InvalidInput, NotFound, Undecodable
@@ -15,15 +16,57 @@ from modelyard.serve.problems import WrongMethod
 if TYPE_CHECKING:
     from modelyard.serve.gateway import Gateway
 
-_QUERY = {"reasons": ("auto", "all", "none"), "lang": ("en", "zh")}
-
 Handler = Callable[["Gateway", Exchange, "Target", Principal], None]
 
-
+_QUERY = {"reasons": ("auto", "all", "none"), "lang": ("en", "zh")}
+_RESERVED = frozenset(("v1", "v2", "docs", "invocations", "openapi.json"))  # no endpoint is called so
 _MAY_BE_BULK = frozenset((
     handlers.predict, handlers.predict_default, handlers.explain, handlers.v1_predict, handlers.v1_explain,
     handlers.v2_infer, handlers.mlflow_invocations,
 ))  # fmt: skip
+_OPEN = frozenset((handlers.live, handlers.ready, handlers.docs))  # answer without a key: probes, and the empty page
+
+# Method, path, handler, scope. What stands in [] may be left out; a {pin} is a version or an alias, or a file's name.
+PATHS: tuple[tuple[str, str, Handler, str], ...] = (
+    ("GET", "/", handlers.index, ""),
+    ("POST", "/", handlers.predict_default, ""),
+    ("GET", "/healthz", handlers.live, ""),
+    ("GET", "/readyz", handlers.ready, ""),
+    ("GET", "/metrics", handlers.metrics, "metrics"),
+    ("GET", "/docs[/{pin}]", handlers.docs, ""),
+    ("GET", "/openapi.json", handlers.openapi, ""),
+    # MLflow's, and SageMaker's
+    ("GET", "/ping", handlers.ready, ""),
+    ("GET", "/health", handlers.ready, ""),
+    ("GET", "/version", handlers.mlflow_version, ""),
+    ("POST", "/invocations", handlers.mlflow_invocations, ""),
+    # V1
+    ("GET", "/v1/models", handlers.v1_list, ""),
+    ("GET", "/v1/models/{endpoint}[/versions/{pin}]", handlers.v1_model, "infer"),
+    ("POST", "/v1/models/{endpoint}[/versions/{pin}]:predict", handlers.v1_predict, "infer"),
+    ("POST", "/v1/models/{endpoint}[/versions/{pin}]:explain", handlers.v1_explain, "explain"),
+    # V2
+    ("GET", "/v2", handlers.v2_server, ""),
+    ("GET", "/v2/health/live", handlers.live, ""),
+    ("GET", "/v2/health/ready", handlers.ready, ""),
+    ("GET", "/v2/models", handlers.v2_list, ""),
+    ("GET", "/v2/models/stats", handlers.v2_stats, ""),
+    ("GET", "/v2/models/{endpoint}[/versions/{pin}]", handlers.v2_model, "infer"),
+    ("GET", "/v2/models/{endpoint}[/versions/{pin}]/ready", handlers.v2_model_ready, "infer"),
+    ("GET", "/v2/models/{endpoint}[/versions/{pin}]/stats", handlers.v2_stats, "infer"),
+    ("GET", "/v2/models/{endpoint}[/versions/{pin}]/config", handlers.v2_config, "infer"),
+    ("POST", "/v2/models/{endpoint}[/versions/{pin}]/infer", handlers.v2_infer, "infer"),
+    ("POST", "/v2/repository/index", handlers.v2_index, ""),
+    ("POST", "/v2/repository/models/{endpoint}/load", handlers.v2_load, "repository"),
+    ("POST", "/v2/repository/models/{endpoint}/unload", handlers.v2_unload, "repository"),
+    # an endpoint itself
+    ("GET", "/{endpoint}[/versions/{pin}]", handlers.describe, "infer"),
+    ("POST", "/{endpoint}[/versions/{pin}]", handlers.predict, "infer"),
+    ("POST", "/{endpoint}[/versions/{pin}]/explain", handlers.explain, "explain"),
+    ("POST", "/{endpoint}[/versions/{pin}]/stream", handlers.predict_in_pieces, "infer"),
+    ("POST", "/{endpoint}/feedback", handlers.feedback, "feedback"),
+    ("GET", "/{endpoint}/openapi.json", handlers.openapi, "infer"),
+)
 
 
 class Target:
@@ -39,11 +82,11 @@ class Target:
         self.verb = verb  # the scope that it needs
         self.endpoint = endpoint
         self.pin = pin  # a version or alias in the path
+        self.is_open = handler in _OPEN
         self.may_be_bulk = handler in _MAY_BE_BULK
         self.may_stream = handler in (handlers.predict, handlers.predict_default)
         # The default endpoint's calls are charged once it is known.
         self.asks_a_model = bool(endpoint) and (self.may_be_bulk or handler is handlers.predict_in_pieces)
-        self.is_open = False  # answers without a key: probes
         self.reasons = "auto"
         self.language = ""
 
@@ -64,97 +107,43 @@ def parse(method: bytes, raw: bytes) -> Target:
     return target
 
 
+class Form(NamedTuple):
+    """Paths of one length that have the same free parts: at which places, and what each of them answers."""
+
+    places: dict[int, str]  # place -> "endpoint" or "pin"
+    answers: dict[tuple[str, ...], dict[str, tuple[Handler, str]]]  # the path, free parts empty -> by method
+
+
+def _forms() -> dict[int, list[Form]]:
+    """`PATHS` by their length; of each, the forms with the fewest free parts first."""
+    found: dict[tuple[int, ...], Form] = {}
+    for method, path, handler, scope in PATHS:
+        for spelled in {re.sub(r"\[.*\]", "", path), re.sub(r"[\[\]]", "", path)}:
+            parts = _in_parts(spelled.split("/")[1:])
+            places = {at: part.strip("{}") for at, part in enumerate(parts) if part.startswith("{")}
+            form = found.setdefault((len(parts), *places), Form(places, {}))
+            key = tuple("" if at in places else part for at, part in enumerate(parts))
+            form.answers.setdefault(key, {})[method] = (handler, scope)
+    forms: dict[int, list[Form]] = {}
+    for (length, *_), form in sorted(found.items(), key=lambda pair: len(pair[1].places)):
+        forms.setdefault(length, []).append(form)
+    return forms
+
+
 def _find(parts: list[str], method: str) -> Target:
     """The handler of a path; raises NotFound or WrongMethod."""
-    match _in_parts(parts):
-        case [""]:
-            return _only(method, GET=Target(handlers.index), POST=Target(handlers.predict_default))
-        case ["healthz"] | ["v2", "health", "live"]:
-            return _open(_only(method, GET=Target(handlers.live)))
-        case ["readyz"] | ["ping"] | ["health"] | ["v2", "health", "ready"]:  # SageMaker's and MLflow's mean ready
-            return _open(_only(method, GET=Target(handlers.ready)))
-        case ["metrics"]:
-            return _only(method, GET=Target(handlers.metrics, "metrics"))
-        case ["version"]:
-            return _only(method, GET=Target(handlers.mlflow_version))
-        case ["invocations"]:
-            return _only(method, POST=Target(handlers.mlflow_invocations))
-        case ["v1", "models"]:
-            return _only(method, GET=Target(handlers.v1_list))
-        case ["v1", "models", name]:
-            return _only(method, GET=Target(handlers.v1_model, "infer", name))
-        case ["v1", "models", name, "versions", version]:
-            return _only(method, GET=Target(handlers.v1_model, "infer", name, version))
-        case ["v1", "models", name, ":predict"]:
-            return _only(method, POST=Target(handlers.v1_predict, "infer", name))
-        case ["v1", "models", name, "versions", version, ":predict"]:
-            return _only(method, POST=Target(handlers.v1_predict, "infer", name, version))
-        case ["v1", "models", name, ":explain"]:
-            return _only(method, POST=Target(handlers.v1_explain, "explain", name))
-        case ["v1", "models", name, "versions", version, ":explain"]:
-            return _only(method, POST=Target(handlers.v1_explain, "explain", name, version))
-        case ["v2"]:
-            return _only(method, GET=Target(handlers.v2_server))
-        case ["v2", "models"]:
-            return _only(method, GET=Target(handlers.v2_list))
-        case ["v2", "models", "stats"]:
-            return _only(method, GET=Target(handlers.v2_stats))
-        case ["v2", "models", name]:
-            return _only(method, GET=Target(handlers.v2_model, "infer", name))
-        case ["v2", "models", name, "versions", version]:
-            return _only(method, GET=Target(handlers.v2_model, "infer", name, version))
-        case ["v2", "models", name, "ready"]:
-            return _only(method, GET=Target(handlers.v2_model_ready, "infer", name))
-        case ["v2", "models", name, "versions", version, "ready"]:
-            return _only(method, GET=Target(handlers.v2_model_ready, "infer", name, version))
-        case ["v2", "models", name, "stats"]:
-            return _only(method, GET=Target(handlers.v2_stats, "infer", name))
-        case ["v2", "models", name, "versions", version, "stats"]:
-            return _only(method, GET=Target(handlers.v2_stats, "infer", name, version))
-        case ["v2", "models", name, "config"]:
-            return _only(method, GET=Target(handlers.v2_config, "infer", name))
-        case ["v2", "models", name, "versions", version, "config"]:
-            return _only(method, GET=Target(handlers.v2_config, "infer", name, version))
-        case ["v2", "repository", "index"]:
-            return _only(method, POST=Target(handlers.v2_index))
-        case ["v2", "repository", "models", name, "load"]:
-            return _only(method, POST=Target(handlers.v2_load, "repository", name))
-        case ["v2", "repository", "models", name, "unload"]:
-            return _only(method, POST=Target(handlers.v2_unload, "repository", name))
-        case ["v2", "models", name, "infer"]:
-            return _only(method, POST=Target(handlers.v2_infer, "infer", name))
-        case ["v2", "models", name, "versions", version, "infer"]:
-            return _only(method, POST=Target(handlers.v2_infer, "infer", name, version))
-        case ["docs"]:
-            return _open(_only(method, GET=Target(handlers.docs)))
-        case ["docs", file]:
-            return _open(_only(method, GET=Target(handlers.docs, pin=file)))
-        case ["openapi.json"]:
-            return _only(method, GET=Target(handlers.openapi))
-        case ["v1" | "v2" | "docs" | "invocations" | "openapi.json", *_]:
-            raise NotFound("no such path; GET / lists what is here")
-        case [name]:
-            return _only(
-                method, GET=Target(handlers.describe, "infer", name), POST=Target(handlers.predict, "infer", name)
-            )
-        case [name, "openapi.json"]:
-            return _only(method, GET=Target(handlers.openapi, "infer", name))
-        case [name, "explain"]:
-            return _only(method, POST=Target(handlers.explain, "explain", name))
-        case [name, "stream"]:
-            return _only(method, POST=Target(handlers.predict_in_pieces, "infer", name))
-        case [name, "versions", version, "stream"]:
-            return _only(method, POST=Target(handlers.predict_in_pieces, "infer", name, version))
-        case [name, "feedback"]:
-            return _only(method, POST=Target(handlers.feedback, "feedback", name))
-        case [name, "versions", version]:
-            return _only(
-                method,
-                GET=Target(handlers.describe, "infer", name, version),
-                POST=Target(handlers.predict, "infer", name, version),
-            )
-        case [name, "versions", version, "explain"]:
-            return _only(method, POST=Target(handlers.explain, "explain", name, version))
+    parts = _in_parts(parts)
+    for places, answers in _FORMS.get(len(parts), ()):
+        if 0 in places and parts[0] in _RESERVED:
+            continue
+        key = parts.copy()
+        for at in places:
+            key[at] = ""
+        if (by_method := answers.get(tuple(key))) is not None:
+            if method not in by_method:
+                raise WrongMethod(", ".join(sorted(by_method)))
+            handler, scope = by_method[method]
+            return Target(handler, scope, **{name: parts[at] for at, name in places.items()})
     raise NotFound("no such path; GET / lists what is here")
 
 
@@ -167,15 +156,7 @@ def _in_parts(parts: list[str]) -> list[str]:
     return [*parts[:3], "versions", *parts[4:]] if parts[3:4] == ["labels"] else parts
 
 
-def _only(method: str, **targets: Target) -> Target:
-    if (target := targets.get(method)) is None:
-        raise WrongMethod(", ".join(sorted(targets)))
-    return target
-
-
-def _open(target: Target) -> Target:
-    target.is_open = True
-    return target
+_FORMS = _forms()
 
 
 def _read_query(target: Target, query: str, parts: list[str]) -> None:

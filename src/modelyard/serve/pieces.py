@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,7 +21,11 @@ from modelyard.contract.tensor import Tensors
 from modelyard.serve.call import TIMEOUT, Batch, Call
 from modelyard.serve.channel import RemoteVersion
 from modelyard.serve.exchange import Exchange
+from modelyard.serve.lazy import LazyReplica
 from modelyard.serve.stream import NDJSON
+
+if TYPE_CHECKING:
+    from modelyard.serve.routing import Holder
 
 STREAMS = 16  # at once in one worker; further ones are refused
 AHEAD = 16  # pieces that wait for a caller who reads slowly
@@ -38,7 +43,11 @@ class Pieces:
 
     def start(self, call: Call, exchange: Exchange) -> None:
         """Answer a call of one row piece by piece. Raises InvalidInput where its version cannot, Overloaded."""
-        version = call.deployment.replica.loaded
+        replica = call.deployment.replica
+        if isinstance(replica, LazyReplica) and not replica.is_resident:
+            replica.when_resident(call, lambda: self._start_late(call, exchange))
+            return
+        version = replica.loaded
         if not isinstance(version, RemoteVersion) or not version.streams:
             which = f"version {call.deployment.version} of {call.deployment.endpoint}"
             raise InvalidInput(f"{which} answers as a whole only; its class has no `stream`")
@@ -47,12 +56,20 @@ class Pieces:
         if self._running >= STREAMS:
             raise Overloaded(f"{STREAMS} answers already leave piece by piece here; try again shortly")
         self._running += 1
+        replica.streams += 1
         answer = _Answer(call, exchange, self._loop)
         done = self._loop.run_in_executor(self._threads, answer.run, version, call.inputs)
-        done.add_done_callback(self._ended)
+        done.add_done_callback(lambda done: self._ended(done, replica))
 
-    def _ended(self, done: asyncio.Future[None]) -> None:
+    def _start_late(self, call: Call, exchange: Exchange) -> None:
+        try:
+            self.start(call, exchange)
+        except ModelyardError as refusal:
+            call.refuse(refusal)
+
+    def _ended(self, done: asyncio.Future[None], replica: Holder) -> None:
         self._running -= 1
+        replica.streams -= 1
         done.exception()  # told to the caller already
 
     def close(self) -> None:
@@ -114,7 +131,7 @@ class _Answer:
             return
         call.is_answered = True
         if error is not None:
-            call.telemetry.failed(call)
+            call.telemetry.failed(call, error)
             exchange.fail(error)
             return
         if not exchange.is_begun:

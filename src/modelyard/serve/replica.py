@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from modelyard.artifacts.manifest import Manifest
+from modelyard.contract.counters import ROWS
 from modelyard.contract.decision import Decision
 from modelyard.contract.encoding import Encoder, counted_from
-from modelyard.contract.errors import DeadlineExceeded, InvalidInput, Overloaded, TooLarge
+from modelyard.contract.errors import DeadlineExceeded, InvalidInput, TooLarge
 from modelyard.contract.tensor import Inputs, Matrix, Tensors, joined, row_slice, shapes_of
+from modelyard.runtimes.timed import TimedOutputs
 from modelyard.serve.batching import best_chunk, inline_rows, take_turn
-from modelyard.serve.call import Batch, Call
-from modelyard.serve.counters import ROWS, Counters
+from modelyard.serve.call import Batch, Call, QueueFull
+from modelyard.serve.counters import Counters, observe
 from modelyard.serve.lane import Lane, Part
+
+if TYPE_CHECKING:
+    from modelyard.serve.routing import Deployment
 
 INLINE_S = 0.001  # the longest that a batch may hold the loop
 LANE_S = 0.02  # a batch may hold the lane so long while a smaller call waits ...
@@ -52,6 +57,8 @@ class Version(Protocol):
 class Replica:
     """One loaded version and the calls that wait for it."""
 
+    is_resident = True  # unlike a `LazyReplica`, always
+
     def __init__(
         self, loaded: Version, curve: dict[int, float], explain_s: float, loop: asyncio.AbstractEventLoop,
         counters: Counters, max_queued_rows: int, name: str, *, is_remote: bool = False,
@@ -69,6 +76,8 @@ class Replica:
         self.inline_explained = 0 if is_remote else inline_rows(with_reasons, INLINE_S)
         self.waiting: list[Call] = []
         self.queued_rows = 0
+        self.streams = 0  # answers that leave piece by piece
+        self.copies = 0  # batches of shadows that compute now; nobody waits for them
         self.cells = counters.cells
         self._batch_rows = counters.histogram("modelyard_batch_rows", model=name)
         sizes = (*map(str, ROWS), "more")
@@ -86,14 +95,19 @@ class Replica:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
+        return self.is_quiet and not self.streams and not self.copies
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no call waits for its batch, or for the end of it."""
         return not self.queued_rows and not self.lane.is_running
 
     def submit(self, call: Call) -> None:
-        """See that the call is answered once. Raises Overloaded, before queuing, when too many rows wait."""
+        """See that the call is answered once. Raises QueueFull, before queuing, when too many rows wait."""
         if call.rows > self.max_queued_rows:
             raise TooLarge(f"{call.rows} rows are above max_queued_rows={self.max_queued_rows}; send them in parts")
         if self.queued_rows + call.rows > self.max_queued_rows:
-            raise Overloaded(
+            raise QueueFull(
                 f"max_queued_rows={self.max_queued_rows} rows already wait for {self.name}; try again shortly"
             )
         if isinstance(call.inputs, dict):
@@ -137,6 +151,7 @@ class Replica:
         if rows <= self.chunk or not self.joins:
             inputs = [part.inputs for part in parts]
             outputs = self.loaded.predict(inputs[0]) if len(inputs) == 1 else self.loaded.predict_joined(inputs)
+            answers = [outputs]
         else:  # in chunks of the size that costs least for each row
             whole = joined([part.inputs for part in parts])
             answers = [self._chunk_at(whole, at) for at in range(0, rows, self.chunk)]
@@ -144,6 +159,9 @@ class Replica:
         self._count_batch(rows, time.monotonic_ns() - started_ns)
         batch = Batch(outputs)
         batch.started_ns = started_ns
+        if isinstance(answers[0], TimedOutputs):
+            first = parts[0]
+            self._count_steps((first.call if isinstance(first, Part) else first).deployment, answers)
         self._explain(batch, parts)
         return batch
 
@@ -226,6 +244,12 @@ class Replica:
     def count(self, reason: str) -> None:
         """One batch, by why it had its size."""
         self.cells[self._reasons[reason]] += 1
+
+    def _count_steps(self, deployment: Deployment, answers: Sequence[Tensors]) -> None:
+        """How long each step of a version that is made of several took, with the deployment that was asked first."""
+        timed = [answer.took_ns for answer in answers if isinstance(answer, TimedOutputs)]
+        for cell, took_ns in zip(deployment.steps, map(sum, zip(*timed, strict=True)), strict=True):
+            observe(self.cells, cell, took_ns)
 
     def _count_batch(self, rows: int, took_ns: int) -> None:
         bucket = next((i for i, edge in enumerate(ROWS) if rows <= edge), len(ROWS))

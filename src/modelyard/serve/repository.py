@@ -167,6 +167,8 @@ class AbsentReplica:
     """Stands where a replica was: refuses every call, naming how the version comes back."""
 
     is_idle = True
+    is_resident = True
+    streams = 0
 
     def __init__(self, artifact: Artifact) -> None:
         self.loaded: Version = AbsentVersion(artifact)

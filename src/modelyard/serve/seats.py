@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from modelyard.contract.errors import NotFound
+from modelyard.artifacts.store import Shelf
+from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings
 from modelyard.serve.supervision import Seat, process_count
@@ -29,10 +30,9 @@ def socket_path(home: Home, seat: Seat) -> Path:
 def seats_of(settings: Settings, home: Home, digest: str) -> int:
     """How many processes a version has. Raises NotFound if the shelf does not hold its artifact."""
     try:
-        with os.scandir(home.shelf / digest) as files:
-            size = sum(file.stat().st_size for file in files)
-    except FileNotFoundError:
-        raise NotFound(f"no artifact {digest[:12]} on the shelf") from None
+        size = Shelf(home.shelf).bytes_of(digest)
+    except InvalidInput as error:  # whoever loads it says what is wrong with it
+        raise NotFound(str(error)) from None
     return process_count(settings.model_workers, settings.worker_count, size)
 
 

@@ -6,14 +6,13 @@ Times are of answered calls: from the whole request to its answer (`success`), r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from modelyard.serve.counters import ROWS, map_slab, series_in, width_of
+from modelyard.contract.counters import ROWS, all_series
 from modelyard.serve.routing import Deployment
 
 Labels = dict[str, str]
@@ -28,7 +27,6 @@ _NUMBERS = {
 _STAGES = {"input": "input_ns", "queue": "queue_ns", "infer": "infer_ns", "output": "output_ns", "failure": "fail_ns"}
 _LAST = "modelyard_last_call_timestamp_seconds"
 _BATCHES, _BATCH_NS = "modelyard_batch_rows", "modelyard_batch_nanoseconds"
-FEW = 8
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,7 +60,7 @@ def read_numbers(folder: Path, names: set[str]) -> tuple[dict[tuple[str, str], N
     """By (endpoint, version), and by model: the sums over all workers, at least for endpoints and models of `names`."""
     versions: dict[tuple[str, str], Numbers] = {}
     models: dict[str, Numbers] = {}
-    for name, pairs, values in _all_series(folder, names):
+    for _, name, pairs, values in all_series(folder, names):
         labels = dict(pairs)
         if name in (_BATCHES, _BATCH_NS):
             _add_batches(models.setdefault(labels["model"], Numbers()), name, labels, values)
@@ -73,18 +71,6 @@ def read_numbers(folder: Path, names: set[str]) -> tuple[dict[tuple[str, str], N
             else:
                 numbers.add(_STAGES[labels["stage"]] if "stage" in labels else _NUMBERS[name], values[-1])
     return versions, models
-
-
-def _all_series(folder: Path, labels: set[str]) -> Iterator[tuple[str, tuple[tuple[str, str], ...], list[int]]]:
-    """Every worker's series with one of these labels, and perhaps others: name, labels and cells."""
-    needles = [json.dumps(label) for label in labels]
-    few = len(needles) <= FEW  # then a look at the line is cheaper than reading it
-    for path in sorted(folder.glob("*.slab")):
-        cells = map_slab(path)
-        with open(path.with_suffix(".names"), encoding="utf-8") as names:
-            lines = (line for line in names if any(needle in line for needle in needles)) if few else names
-            for kind, name, pairs, cell in series_in(lines):
-                yield name, pairs, list(cells[cell : cell + width_of(kind, name)])
 
 
 def _add_batches(numbers: Numbers, name: str, labels: Labels, values: list[int]) -> None:

@@ -69,6 +69,7 @@ class NdjsonStream:
         self.problem = problem
         self._ask, self._loop, self._max_line_bytes = ask, loop, max_line_bytes
         self._unread: deque[bytes] = deque()
+        self._unread_bytes = 0
         self._tail = bytearray()
         self._is_skipping = False  # the rest of a line that is too long
         self._slots: deque[LineSlot] = deque()
@@ -79,7 +80,9 @@ class NdjsonStream:
         self._is_flushing = self._is_taking = False
 
     def feed(self, chunk: bytes) -> None:
-        """Bytes of the body."""
+        """Bytes of the body. Raises Overloaded where they are more than may wait."""
+        if self._is_done:
+            return
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self._whole(bytes(self._tail) + line)
@@ -90,6 +93,7 @@ class NdjsonStream:
                 self._is_skipping = True
                 self._unread.append(b"")  # answered as too long
             self._tail.clear()
+        self.exchange.weigh(self._unread_bytes + len(self._tail))
         if lines:
             self.exchange.made_progress()
         self._take()
@@ -105,12 +109,17 @@ class NdjsonStream:
         """Answer what is answered, then say why there is no more, and end the connection."""
         if self._is_done:
             return
-        self._is_done = True
-        self._unread.clear()
         answers = [slot.answer for slot in self._slots if slot.answer is not None]
-        self._slots.clear()
+        self.drop()
         self._send([*answers, self.problem(error)])
         self.exchange.finish()
+
+    def drop(self) -> None:
+        """The request ends here, and its answer is somebody else's."""
+        self._is_done = True
+        self._unread.clear()
+        self._tail.clear()
+        self._slots.clear()
 
     def settled(self) -> None:
         """An answer is there; those whose turn it is leave together at the end of this turn of the loop."""
@@ -125,6 +134,7 @@ class NdjsonStream:
             self._unread.append(b"")
         elif line.strip():
             self._unread.append(line)
+            self._unread_bytes += len(line)
 
     def _take(self) -> None:
         """Start as many lines as there is room for; the others wait, and so does the caller."""
@@ -134,6 +144,7 @@ class NdjsonStream:
         while self._unread and len(self._slots) < OUTSTANDING and taken < LINES_A_TURN:
             taken += 1
             slot = LineSlot(self, self._unread.popleft())
+            self._unread_bytes -= len(slot.body)
             self._slots.append(slot)
             is_first, self._is_first = self._is_first, False
             if not slot.body:
@@ -146,6 +157,7 @@ class NdjsonStream:
         if self._unread and len(self._slots) < OUTSTANDING:
             self._is_taking = True
             self._loop.call_soon(self._go_on)
+        self.exchange.weigh(self._unread_bytes + len(self._tail))
         self.exchange.hold(bool(self._unread))
         self._finish_if_whole()
 

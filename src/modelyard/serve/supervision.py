@@ -108,11 +108,6 @@ def process_count(model_workers: int, worker_count: int, files_bytes: int) -> in
     return 1 if files_bytes > LARGE_BYTES else worker_count
 
 
-def threads_of(cores: int, processes: int) -> int:
-    """Threads of each process's numeric libraries: those of one version together never exceed the cores."""
-    return max(1, cores // max(1, processes))
-
-
 def _fault(one: Seen, limits: Limits, now: float) -> Kill | None:
     """Why a process must be ended at once, if it must."""
     if one.phase == "absent":

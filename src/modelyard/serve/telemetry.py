@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modelyard.contract.telemetry import Feedback, Prediction, frame
-from modelyard.serve.call import Batch, Call
-from modelyard.serve.counters import SECONDS, Counters
+from modelyard.contract.counters import SECONDS
+from modelyard.contract.errors import InvalidInput, ModelyardError, Undecodable
+from modelyard.contract.telemetry import Disagreement, Feedback, Prediction, frame
+from modelyard.serve.call import Batch, Call, QueueFull
+from modelyard.serve.counters import Counters
 from modelyard.serve.log import log
 from modelyard.serve.routing import Deployment
 
@@ -26,6 +28,8 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 FLUSH_S = 0.2
 _EDGES_NS = [int(edge * 1e9) for edge in SECONDS]
 _SUM = len(SECONDS) + 1
+# What a version is to blame for. Not: what the caller sent, quotas, limits on sizes, the gateway's own overload.
+BLAMED = frozenset({"model_failed", "internal", "not_ready", "deadline_exceeded"})
 
 
 class Telemetry:
@@ -64,7 +68,8 @@ class Telemetry:
             queued += batch.started_ns - call.queued_ns
             caller_id = call.exchange.headers.get(b"x-request-id")
             records.append(Prediction(
-                call.request_id, end_ns + self._epoch_ns, deployment.endpoint, deployment.version, self.revision,
+                call.request_id, end_ns + self._epoch_ns, deployment.endpoint, deployment.version,
+                deployment.revision,
                 call.principal.name, call.rows,
                 call.inputs.tobytes() if deployment.records_all else _recorded(call),  # type: ignore[union-attr]
                 b"" if first is None else first[start : start + call.rows].tobytes(), took_ns,
@@ -95,11 +100,20 @@ class Telemetry:
             if not self._records.put(frame(truth)):
                 self.cells[self._dropped] += 1
 
-    def failed(self, call: Call) -> None:
-        """One call that ends with an error after it was let in."""
-        if call.deployment is not None:
-            self.cells[call.deployment.failures] += 1
-            self.cells[call.deployment.failure_ns] += time.monotonic_ns() - call.started_ns
+    def disagreed(self, disagreement: Disagreement) -> None:
+        """A call that a shadow would have answered otherwise."""
+        if not self._records.put(frame(disagreement)):
+            self.cells[self._dropped] += 1
+
+    def failed(self, call: Call, error: ModelyardError) -> None:
+        """One call that ends with an error after it was let in: the version's own fault, its contract's, or neither."""
+        if (deployment := call.deployment) is not None:
+            self.cells[deployment.failures] += 1
+            self.cells[deployment.failure_ns] += time.monotonic_ns() - call.started_ns
+            if error.code in BLAMED or isinstance(error, QueueFull):
+                self.cells[deployment.errors] += 1
+            elif isinstance(error, InvalidInput) and not isinstance(error, Undecodable):
+                self.cells[deployment.violations] += 1
 
     def refused(self, code: str, status: int) -> None:
         """One request that no model saw."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from modelyard.contract.settings import Settings
 
 
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads_for(settings: Settings, available: int, processes: int = 0) -> int:
+    """Threads for the numeric libraries of each of `processes`: what was set, or an equal share of `available` cores.
 
-
-def threads_for(settings: Settings, available: int) -> int:
-    """Threads for the numeric libraries of each worker: what was set, or an equal share of `available` cores."""
-    return settings.threads or max(1, available // settings.worker_count)
+    0 processes: the gateway's workers.
+    """
+    return settings.threads or max(1, available // (processes or settings.worker_count))
 
 
 def oversubscription(settings: Settings, available: int) -> str:

@@ -32,6 +32,8 @@ from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings
 from modelyard.contract.tensor import Tensors
 from modelyard.runtimes.conformance import random_tensors
+from modelyard.runtimes.image_decode import allow_pixels
+from modelyard.runtimes.timed import TimedOutputs
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.serve.messages import PIECE_S, Answer, Ask, Broken, Failed, Message, Ready, receive, send
 from modelyard.serve.pulse import Pulse
@@ -133,7 +135,8 @@ class ModelWorker:
             if outputs is None:
                 return Answer(is_last=verb in ("stream", "more", "stop")), None
             placed, descriptor = caller.outbox.write({name: [np.asarray(v)] for name, v in outputs.items()})
-            return Answer(placed), descriptor
+            took_ns = tuple(outputs.took_ns) if isinstance(outputs, TimedOutputs) else ()
+            return Answer(placed, took_ns=took_ns), descriptor
         except Exception as error:  # whatever a model raises is its caller's answer, and the process lives on
             self._end_stream(caller)
             return _failure(error), None
@@ -193,12 +196,18 @@ def _inputs(caller: Caller, message: Ask, descriptor: int | None) -> Tensors:
 
 def _failure(error: Exception) -> Failed:
     """What the caller may know: our own errors as they are; of others only their kind and where they were raised."""
+    cause = error.__cause__ if isinstance(error, ModelFailed) else None  # of a step of a version made of several
     if isinstance(error, ModelyardError):
-        return Failed(error.code, str(error)[:2000])
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/modelyard/serve/" not in frame.filename]
-    trace = tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-20:])
+        return Failed(error.code, str(error)[:2000], () if cause is None else _frames(cause))
+    trace = _frames(error)
     kind = type(error).__name__
     return Failed("model_failed", f"the model failed on this input with {kind}; the gateway's log says where", trace)
+
+
+def _frames(error: BaseException) -> tuple[str, ...]:
+    """Where an exception was raised, files and lines; no values."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/modelyard/serve/" not in frame.filename]
+    return tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-20:])
 
 
 def _resident_bytes() -> int:
@@ -241,6 +250,7 @@ def main(arguments: list[str]) -> int:
     line = socket.socket(fileno=parent)
     with line.makefile("rb") as first:
         settings, threads = msgspec.json.decode(first.readline(), type=tuple[Settings, int])
+    allow_pixels(settings.max_pixels)
     pulse = Pulse(beats)
     os.close(beats)
     threading.Thread(target=_watch, args=(line, pulse), daemon=True).start()

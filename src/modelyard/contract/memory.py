@@ -23,6 +23,21 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
+def tree_bytes(pid: int) -> int:
+    """The resident memory of a process and of all that it started and that is still its own; 0 where nobody says."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+        children.setdefault(parent, []).append(int(folder.name))
+    tree = [pid]
+    for one in tree:
+        tree += children.get(one, [])
+    return sum(resident_bytes(one) or 0 for one in tree)
+
+
 def oom_kills() -> int:
     """How many processes the kernel has ended for want of memory, in the whole machine; 0 where it does not say."""
     try:

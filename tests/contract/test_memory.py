@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelyard.serve import memory
+from modelyard.contract import memory
 
 
 def test_a_process_that_takes_memory_is_seen_to() -> None:

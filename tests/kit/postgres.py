@@ -1,0 +1,192 @@
+"""A real PostgreSQL for tests: started in a folder of its own, shared by the workers of a test run, ended with them.
+
+Nothing outlives the run: a watcher waits for the lock that every worker holds while it lives, also of one that is
+killed, and then ends the server and removes its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+ROOT = Path(__file__).parents[2]
+USER = "yard"
+PASSWORD = "p@ss/w:rd ?#%"  # every sign that a URL must write otherwise
+START_WITHIN_S = 60
+OPTIONS = {
+    "fsync": "off",  # a test's server forgets everything anyway
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "autovacuum": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "60",
+    "listen_addresses": "127.0.0.1",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server: where it lies and listens. Its user may make databases and owns what it makes."""
+
+    folder: Path
+    port: int
+
+    @classmethod
+    def make(cls) -> Server:
+        """A server that has not been started, in a folder that its own user may enter."""
+        folder = Path(tempfile.mkdtemp(prefix="modelyard-postgres-", dir=_memory()))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            server = cls(folder, probe.getsockname()[1])
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        if os.geteuid() == 0:
+            for path in (folder, password):
+                shutil.chown(path, *_account())
+        _run_as_its_user(
+            _program("initdb"), "--pgdata", folder / "data", "--username", USER, f"--pwfile={password}",
+            "--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync",
+        )  # fmt: skip
+        return server
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        options = " ".join(f"-c {name}={value}" for name, value in OPTIONS.items())
+        options += f" -c port={self.port} -c unix_socket_directories={self.folder}"
+        self._control("start", "--wait", f"--timeout={START_WITHIN_S}", f"--log={self.folder / 'log'}", "-o", options)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it as `pg_ctl` calls it: smart, fast (connections are cut), immediate (as a crash)."""
+        self._control("stop", f"--mode={mode}", "--wait")
+
+    def remove(self) -> None:
+        """Remove its folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str = "postgres", *, password: str = PASSWORD, user: str = USER) -> str:
+        """The address of a database, as `database_url` takes it."""
+        return f"postgres://{quote(user)}:{quote(password, safe='')}@127.0.0.1:{self.port}/{quote(database)}"
+
+    def socket_url(self, database: str = "postgres") -> str:
+        """The same through the socket, where nobody is asked for a password: quicker."""
+        return f"postgres:///{quote(database)}?host={quote(str(self.folder))}&port={self.port}&user={USER}"
+
+    def create(self, template: str = "template0") -> str:
+        """A new database, a copy of another one to which nobody is connected; its name."""
+        name = f"t{secrets.token_hex(6)}"
+        self.sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return name
+
+    def drop(self, name: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self.sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple]:
+        """What a statement returns."""
+        import psycopg
+
+        address = f"host={self.folder} port={self.port} user={USER} dbname={database}"
+        with psycopg.connect(address, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """The name of a database that is gone after the block."""
+        name = self.create(template)
+        try:
+            yield name
+        finally:
+            self.drop(name)
+
+    def _control(self, verb: str, *words: str) -> None:
+        _run_as_its_user(_program("pg_ctl"), verb, "--silent", "--pgdata", self.folder / "data", *words)
+
+
+def shared_server(place: Path) -> Server:
+    """The one server of a test run whose workers all name the same folder; the first of them starts it."""
+    place.mkdir(parents=True, exist_ok=True)
+    alive = os.open(place / "alive", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(alive, fcntl.LOCK_SH)  # held, by being left open, until this process ends
+    state = place / "server.json"
+    with open(place / "starting", "w") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        if not state.exists():
+            server = Server.make()
+            server.start()
+            _detached(sys.executable, __file__, str(place / "alive"), str(server.folder), str(server.port))
+            state.write_text(json.dumps([str(server.folder), server.port]))
+        folder, port = json.loads(state.read_text())
+    return Server(Path(folder), port)
+
+
+def watch(alive: Path, server: Server) -> None:
+    """Wait until no worker lives, then end the server."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the workers end first, then this
+    with open(alive, "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.suppress(RuntimeError):  # somebody stopped it already
+        server.stop("immediate")
+    server.remove()
+
+
+def _memory() -> Path | None:
+    """A folder in memory, where there is one: a database is made for each test."""
+    place = Path("/dev/shm")
+    return place if os.access(place, os.W_OK) else None
+
+
+def _detached(*words: str) -> None:
+    """A process that nobody waits for, and that keeps nobody's terminal or pipe open."""
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+    os.posix_spawn(words[0], words, os.environ, file_actions=quiet, setsid=True)
+
+
+def _program(name: str) -> Path:
+    """The newest server program of that name; installed where that is allowed."""
+    for _ in range(2):
+        if (found := shutil.which(name)) is not None:
+            return Path(found)
+        if versions := list(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")):
+            return max(versions, key=lambda path: int(path.parts[-3]))
+        subprocess.run([ROOT / "scripts/apt", "postgresql"], check=True, timeout=600)
+    raise RuntimeError(f"PostgreSQL is installed, but its program {name} is not found; put it on the PATH")
+
+
+def _account() -> tuple[str, str]:
+    """Who runs the server when the tests run as root, whom it refuses."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam("postgres").pw_name, "postgres"
+    return "nobody", "nogroup"
+
+
+def _run_as_its_user(*words: str | Path) -> None:
+    user, group = _account() if os.geteuid() == 0 else (None, None)
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+    with tempfile.TemporaryFile() as said:  # no pipe: a server that is started would hold it open
+        done = subprocess.run(
+            [str(word) for word in words], user=user, group=group, extra_groups=None if user is None else [],
+            stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd="/", env=environment, timeout=120, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{words[0]} ended with {done.returncode}: {said.read().decode(errors='replace')}")
+
+
+if __name__ == "__main__":
+    watch(Path(sys.argv[1]), Server(Path(sys.argv[2]), int(sys.argv[3])))
