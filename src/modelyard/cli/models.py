@@ -1,23 +1,24 @@
-"""Verbs of models and endpoints: `models list|show|register`, `deploy`, `undeploy`, `rollback`."""
+"""Verbs of models: `models list|show|register`."""
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from modelyard.cli import archive, registry
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
+from modelyard.cli.registry import minute, named, size_text, tags_text
 from modelyard.cli.train import SHOWN, described, metrics_text
 
 if TYPE_CHECKING:
     from modelyard.artifacts.manifest import Manifest
-    from modelyard.contract.home import Home
-    from modelyard.contract.plan import GatewayState
 
-SERVED_WITHIN_S = 60.0
+SHOWN_VERSIONS = 200  # that a person is shown, unless --limit says
 CLASS = re.compile(r"[\w.]+:[\w.]+")
 
 
@@ -25,12 +26,19 @@ def add(verbs: Any) -> None:
     """The words of these verbs."""
     models = verbs.add_parser("models", help="what is registered").add_subparsers(metavar="VERB", required=True)
     listing = models.add_parser("list", help="every model and its versions")
-    listing.add_argument("--json", action="store_true", help="one JSON document")
+    listing.add_argument("name", metavar="NAME", nargs="?", help="of one model alone")
+    listing.add_argument(
+        "--tag", action="append", default=[], metavar="KEY=VALUE", help="with this tag; several: all of them"
+    )
+    listing.add_argument("--limit", type=_positive, metavar="N", help=f"at most so many versions ({SHOWN_VERSIONS})")
+    listing.add_argument("--json", action="store_true", help="one JSON document, of all unless --limit says")
     listing.set_defaults(run=run_list)
     show = models.add_parser("show", help="one version: measures, columns, where it came from")
     show.add_argument("name", metavar="NAME[:VERSION]", help="a model, and a version or alias of it (the champion)")
     show.add_argument("--json", action="store_true", help="one JSON document")
     show.set_defaults(run=run_show)
+    registry.add_to_models(models)
+    archive.add_to_models(models)
     register = models.add_parser("register", help="bring a model of your own: ONNX, or what converts to it exactly")
     forms = ".onnx, .skops, LightGBM .txt, XGBoost .json or .ubj, the folder of a text encoder, PACKAGE:CLASS, …"
     register.add_argument("file", type=Path, metavar="FILE", help=forms)
@@ -45,50 +53,46 @@ def add(verbs: Any) -> None:
     register.add_argument("--json", action="store_true", help="one JSON document")
     register.set_defaults(run=run_register)
 
-    deploy = verbs.add_parser("deploy", help="put a version behind an endpoint")
-    deploy.add_argument("name", metavar="NAME", help="of the model")
-    deploy.add_argument("--version", metavar="N", help="number or alias (the newest)")
-    deploy.add_argument("--endpoint", metavar="E", help="the name that callers use (the model's)")
-    deploy.set_defaults(run=run_deploy)
-    undeploy = verbs.add_parser("undeploy", help="take an endpoint away; its versions stay registered")
-    undeploy.add_argument("endpoint", metavar="ENDPOINT")
-    undeploy.set_defaults(run=run_undeploy)
-    rollback = verbs.add_parser("rollback", help="send all calls back to the version that served before")
-    rollback.add_argument("endpoint", metavar="ENDPOINT")
-    rollback.set_defaults(run=run_rollback)
-
 
 def run_list(context: Context) -> int:
-    """Every version of every model, newest first."""
+    """Versions, newest first; on a terminal so many that a person can look through them."""
     from modelyard.control.setup import start
 
     start(context.settings)
-    from modelyard.control.registry.models import Model
+    from modelyard.control.registry.reading import catalogue, tag_pairs
 
-    found = [_model(model, context.home) for model in Model.objects.prefetch_related("versions")]
+    args = context.args
+    limit = args.limit or (None if context.wants_json else SHOWN_VERSIONS)
+    found, left_out = catalogue(args.name, tag_pairs(args.tag), limit)
     if context.wants_json:
         context.console.json(found)
-    elif not found:
-        context.console.note("no_models")
-    else:
-        headings = ("model", "version", "aliases", "framework", "auc", "created")
-        trusted = context.console.text("trusted_code")
-        context.console.table(
-            [context.console.text(heading) for heading in headings],
-            [
-                (
-                    model["model"],
-                    version["number"],
-                    ", ".join(version["aliases"]),
-                    f"{version['framework']} ({trusted})" if version["trusted"] else version["framework"],
-                    version["metrics"].get("auc"),
-                    version["created_at"][:16].replace("T", " "),
-                )
-                for model in found
-                for version in model["versions"]
-            ],
-        )
+        return Exit.OK
+    if not found:
+        context.console.note("no_versions" if args.tag or args.name else "no_models")
+        return Exit.OK
+    headings = ("model", "version", "aliases", "tags", "framework", "auc", "created")
+    context.console.table(
+        [context.console.text(heading) for heading in headings],
+        [_row(context, model, version) for model in found for version in model["versions"]],
+    )
+    if left_out:
+        context.console.note("more_versions", count=f"{left_out:,}")
     return Exit.OK
+
+
+def _row(context: Context, model: dict[str, Any], version: dict[str, Any]) -> tuple[Any, ...]:
+    text = context.console.text
+    remarks = [text("trusted_code")] if version["trusted"] else []
+    remarks += {"removed": [text("removed")], "failed": [text("failed")]}.get(version["status"], [])
+    return (
+        model["model"],
+        version["number"],
+        ", ".join(version["aliases"]),
+        tags_text({**model["tags"], **version["tags"]}),
+        version["framework"] + (f" ({', '.join(remarks)})" if remarks else ""),
+        version["metrics"].get("auc"),
+        version["created_at"][:16].replace("T", " "),
+    )
 
 
 def run_show(context: Context) -> int:
@@ -97,17 +101,25 @@ def run_show(context: Context) -> int:
 
     start(context.settings)
     from modelyard.artifacts.store import Shelf
+    from modelyard.control.registry.reading import card_of, catalogue, tags_of
     from modelyard.control.registry.services import find_version
 
-    name, _, which = context.args.name.partition(":")
-    version = find_version(name, which or None)
-    manifest = Shelf(context.home.shelf).open(version.digest).manifest
+    name, which = named(context.args.name)
+    version = find_version(name, which)
+    artifact = Shelf(context.home.shelf).open(version.digest)
+    manifest, tags = artifact.manifest, tags_of(version)
     if context.wants_json:
-        model = _model(version.model, context.home)
-        context.console.json({**model, **described(version), "manifest": msgspec.to_builtins(manifest)})
+        (model,), _ = catalogue(name)
+        whole = {"version_tags": tags, "note": version.note, "card": card_of(artifact)}
+        context.console.json({**model, **described(version), **whole, "manifest": msgspec.to_builtins(manifest)})
         return Exit.OK
     say, text = context.console.say, context.console.text
     say("version_title", model=name, version=version.number, framework=manifest.framework, digest=version.digest[:12])
+    if version.note:
+        context.console.line(f"  {version.note}")
+    if tags:
+        say("tags_line", tags=tags_text(tags))
+    say("registered_line", at=minute(version.created_at), by=version.created_by, size=size_text(version.size_bytes))
     for measure in SHOWN:
         if measure in manifest.metrics:
             context.console.line(f"  {measure:<9} {metrics_text(manifest.metrics, measure)}")
@@ -117,6 +129,10 @@ def run_show(context: Context) -> int:
         say("source_line", source=manifest.lineage.source)
     elif manifest.lineage.source:
         say("lineage_line", source=manifest.lineage.source, rows=f"{manifest.lineage.rows:,}")
+    if manifest.lineage.data_digest:
+        say("data_line", digest=manifest.lineage.data_digest[:12])
+    if manifest.lineage.code_revision:
+        say("code_line", revision=manifest.lineage.code_revision)
     if manifest.trusted:
         say("trusted_line", what=manifest.code.entry if manifest.code else ", ".join(_models_of(manifest)))
     if not manifest.independent_rows:
@@ -150,7 +166,7 @@ def run_register(context: Context) -> int:
 
     args = context.args
     manifest, files = _packaged(args)
-    name, number = register_packaged(manifest, files, by="local", note=f"from {args.file.name}")
+    name, number = register_packaged(manifest, files, by=context.by, note=f"from {args.file.name}")
     if context.wants_json:
         context.console.json(described(find_version(name, number)))
     else:
@@ -199,104 +215,10 @@ def _packaged_table(args: Any) -> tuple[Manifest, dict[str, bytes]]:
     return package_model(args.file, args.sample, args.name, args.target, trust=args.trust, runtime=runtime)
 
 
-def run_deploy(context: Context) -> int:
-    """Returns once every worker serves it; without a running gateway, once it is planned."""
-    from modelyard.control.setup import start
-
-    start(context.settings)
-    from modelyard.control.deployments.rollout import deploy_and_wait
-
-    args = context.args
-    endpoint, state = deploy_and_wait(args.name, args.version, args.endpoint, by="local", wait_s=SERVED_WITHIN_S)
-    number = _serving(endpoint)
-    context.console.say("deployed", endpoint=endpoint.name, model=endpoint.model.name, version=number)
-    _say_state(context, state)
-    return Exit.OK
-
-
-def run_undeploy(context: Context) -> int:
-    """Returns once no worker answers for it."""
-    from modelyard.control.setup import start
-
-    start(context.settings)
-    from modelyard.control.deployments.services import undeploy
-
-    undeploy(context.args.endpoint, by="local")
-    context.console.say("undeployed", endpoint=context.args.endpoint)
-    say_when_served(context)
-    return Exit.OK
-
-
-def run_rollback(context: Context) -> int:
-    """Returns once every worker serves the version that served before."""
-    from modelyard.control.setup import start
-
-    start(context.settings)
-    from modelyard.control.deployments.services import rollback
-
-    endpoint = rollback(context.args.endpoint, by="local")
-    context.console.say("deployed", endpoint=endpoint.name, model=endpoint.model.name, version=_serving(endpoint))
-    say_when_served(context)
-    return Exit.OK
-
-
-def say_when_served(context: Context, quiet: bool = False) -> None:
-    """Wait until every gateway worker has the plan that lies on disk. Raises NotReady with the worker's reason."""
-    from modelyard.control.deployments.reading import read_plan
-    from modelyard.control.deployments.wait import wait_until_served
-
-    plan = read_plan(context.home)
-    state = wait_until_served(context.home, plan.revision if plan else 0, SERVED_WITHIN_S)
-    if not quiet:
-        _say_state(context, state)
-
-
-def _say_state(context: Context, state: GatewayState | None) -> None:
-    if state is None:
-        context.console.note("served_later")
-    else:
-        context.console.note("served_now", workers=len(state.workers), url=state.url)
-
-
-def _serving(endpoint: Any) -> int:
-    """The version that gets most calls."""
-    return int(endpoint.deployments.select_related("version").order_by("-weight").first().version.number)
-
-
-def _model(model: Any, home: Home) -> dict[str, Any]:
-    """A model with its versions, newest first, as `--json` shows it."""
-    aliases = {alias.name: alias.version.number for alias in model.aliases.select_related("version")}
-    return {
-        "model": model.name,
-        "aliases": aliases,
-        "versions": [
-            {
-                "number": version.number,
-                "aliases": sorted(alias for alias, number in aliases.items() if number == version.number),
-                "status": version.status,
-                "framework": version.framework,
-                "trusted": _is_trusted(home, version.digest),
-                "digest": version.digest,
-                "metrics": version.metrics,
-                "parity": version.parity,
-                "lineage": version.lineage,
-                "note": version.note,
-                "created_at": version.created_at.isoformat(timespec="seconds"),
-                "created_by": version.created_by,
-            }
-            for version in model.versions.all()
-        ],
-    }
-
-
-def _is_trusted(home: Home, digest: str) -> bool:
-    """Whether a version holds or names code, as its manifest says; its other files are not read for that."""
-    from modelyard.artifacts.store import MANIFEST
-
-    try:
-        return bool(msgspec.json.decode((home.shelf / digest / MANIFEST).read_bytes()).get("trusted"))
-    except (FileNotFoundError, msgspec.MsgspecError):  # `models show` says what is wrong with it
-        return False
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError("a whole number above 0")
+    return int(text)
 
 
 def _rules(column: Any) -> str:

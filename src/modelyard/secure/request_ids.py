@@ -71,3 +71,11 @@ def request_ids(folder: Path) -> RequestIds:
         finally:
             staging.unlink()
     return RequestIds(path.read_bytes())
+
+
+def known_request_ids(folder: Path) -> RequestIds | None:
+    """The checker of this home's ids; None before any was made."""
+    try:
+        return RequestIds((folder / "request_id.key").read_bytes())
+    except FileNotFoundError:
+        return None

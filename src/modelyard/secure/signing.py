@@ -76,3 +76,16 @@ def _write_once(path: Path, data: bytes, mode: int) -> None:
         pass
     finally:
         staging.unlink()
+
+
+def public_key(folder: Path) -> str:
+    """The public half of this home's key pair, 64 hex digits. Raises FileNotFoundError before there is one."""
+    return (folder / "plan.pub").read_bytes().hex()
+
+
+def verifies(key: str, message: bytes, signature: str) -> bool:
+    """Whether the holder of that public key (hex) signed exactly these bytes."""
+    try:
+        return Verifier(Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))).accepts(message, signature)
+    except ValueError:
+        return False

@@ -3,6 +3,7 @@
 from modelyard.artifacts.manifest import Manifest
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
+from modelyard.control.registry.code_revision import with_code_revision
 from modelyard.control.setup import start
 
 
@@ -11,9 +12,11 @@ def register_packaged(
 ) -> tuple[str, int]:
     """Put an artifact on the shelf and register it; the model's name and the version's number come back.
 
-    A model's first version becomes its `champion`. May be called in any process: it wakes the control plane itself.
+    A model's first version becomes its `champion`. The git revision of the working folder goes into its lineage, if it
+    has one. May be called in any process: it wakes the control plane itself.
     """
     home = Home(start().root)
+    manifest = with_code_revision(manifest)
     from modelyard.control.registry.services import CHAMPION, register_version, set_alias  # tables exist from here on
 
     digest = Shelf(home.shelf).put(manifest, files)
