@@ -26,6 +26,13 @@ VERBS = [
     "deploy",
     "undeploy",
     "rollback",
+    "traffic",
+    "shadow",
+    "endpoint show",
+    "endpoint configure",
+    "changes",
+    "approve",
+    "reject",
     "predict",
     "serve",
     "up",
@@ -38,6 +45,7 @@ VERBS = [
     "doctor",
     "backup",
     "restore",
+    "upgrade",
     "adopt",
     "demo",
 ]
@@ -182,8 +190,8 @@ def test_doctor_says_ok_warn_or_fail_with_a_next_step(own_home: Path, capsys: py
     assert all(line["level"] == "ok" or line["next_step"] for line in findings)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
 def test_doctor_fails_a_home_that_others_may_read(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert os.name == "posix", "a home lives on Linux or macOS"
     own_home.mkdir()
     own_home.chmod(0o755)
     status, shown = run_json(["doctor", "--json"], capsys)

@@ -11,10 +11,11 @@ from modelyard.cli import predict
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
 from modelyard.cli.main import command_line
-from modelyard.cli.predict import Answered, answer_all
+from modelyard.cli.predict import Answered
 from modelyard.contract.decision import Reason
 from modelyard.contract.errors import InvalidInput, NotFound, Violation
 from modelyard.contract.infer import Prediction
+from modelyard.data.answers import answer_cells, answer_columns, answer_each
 
 
 class Gate:
@@ -36,7 +37,7 @@ class Gate:
 )
 def test_every_row_has_an_answer_or_a_reason(values: list[float]) -> None:
     gate = Gate()
-    found = answer_all(gate, [{"x": value} for value in values], None, "en")  # type: ignore[arg-type]
+    found = answer_each([{"x": value} for value in values], gate.predict)
     assert len(found) == len(values)
     for value, answer in zip(values, found, strict=True):
         if value < 0:
@@ -54,7 +55,7 @@ def test_a_refusal_that_names_no_row_ends_it() -> None:
             raise InvalidInput("the endpoint takes no rows today")
 
     with pytest.raises(InvalidInput, match="today"):
-        answer_all(Closed(), [{"x": 1}], None, "en")  # type: ignore[arg-type]
+        answer_each([{"x": 1}], Closed().predict)
 
 
 def context(*words: str) -> Context:
@@ -109,8 +110,8 @@ def test_columns_that_are_not_the_versions_stay_here() -> None:
 
 def test_outputs_by_name_where_there_is_no_decision() -> None:
     answer = Prediction("r", 1, outputs={"label": "cat", "margin": 0.5})
-    assert predict._answer_columns(answer) == ["label", "margin", "version", "request_id", "request_row"]
-    assert predict._answer_cells(answer, ["label", "margin"]) == ["cat", 0.5]
+    assert answer_columns(answer) == ["label", "margin", "version", "request_id", "request_row"]
+    assert answer_cells(answer, ["label", "margin"]) == ["cat", 0.5]
 
 
 def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

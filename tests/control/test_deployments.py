@@ -7,10 +7,9 @@ import msgspec
 import pytest
 
 from modelyard.contract.errors import Conflict, InvalidInput, NotFound, NotReady
-from modelyard.contract.features import Column, Contract
+from modelyard.contract.features import Column
 from modelyard.contract.home import Home
 from modelyard.contract.plan import GatewayState, TrafficSplit, WorkerState
-from modelyard.control.deployments.compatibility import broken_promises
 from modelyard.control.deployments.reading import read_plan
 from modelyard.control.deployments.wait import Refused, wait_until_served
 
@@ -73,31 +72,20 @@ def test_the_database_refuses_an_impossible_share(home: Home, register) -> None:
 
 
 def test_versions_that_ask_for_other_columns_do_not_share(home: Home, register) -> None:
-    from modelyard.control.deployments.services import deploy, set_traffic
+    from modelyard.control.deployments.services import deploy, rollback, set_traffic
 
     register(1)
     register(2, columns=(Column("age", "number"), Column("income", "number")))
     deploy("scores", 1, by="test")
     with pytest.raises(Conflict, match="requires column 'income'"):
         set_traffic("scores", TrafficSplit({1: 50, 2: 50}), by="test")
+    with pytest.raises(Conflict, match=r"callers of 'scores' would break: version 2: it requires column 'income'"):
+        deploy("scores", 2, by="test")
     assert served(home) == {1: 100}
-    deploy("scores", 2, by="test")  # all calls to the new contract is a decision that a person may take
+    deploy("scores", 2, by="test", force="callers send it since May")  # a decision that a person may take
     assert served(home) == {1: 0, 2: 100}
-
-
-@pytest.mark.parametrize(
-    ("theirs", "word"),
-    [
-        (Column("age", "integer"), "is integer there"),
-        (Column("age", "number", nullable=True), ""),
-        (Column("age", "number", minimum=18.0), ""),
-        (Column("years", "number"), "not known"),
-    ],
-)
-def test_what_callers_may_rely_on(theirs: Column, word: str) -> None:
-    broken = broken_promises(Contract((Column("age", "number"),)), Contract((theirs,)))
-    assert bool(broken) == bool(word)
-    assert word in "; ".join(broken)
+    rollback("scores", by="test")  # the way back asks nobody
+    assert served(home) == {1: 100, 2: 0}
 
 
 def test_an_endpoint_belongs_to_one_model(home: Home, register) -> None:
@@ -121,10 +109,10 @@ def test_one_endpoint_is_the_default(home: Home, register) -> None:
     deploy("scores", by="test")
     deploy("scores", endpoint="again", by="test")
     configure("scores", by="test", is_default=True)
-    configure("again", by="test", is_default=True, cutoff=0.3)
+    configure("again", by="test", is_default=True, max_rows=5)
     plan = read_plan(home)
     assert plan.default_endpoint == "again"
-    assert [endpoint.cutoff for endpoint in plan.endpoints if endpoint.name == "again"] == [0.3]
+    assert [endpoint.max_rows for endpoint in plan.endpoints if endpoint.name == "again"] == [5]
 
 
 def test_a_rollback_ends_a_split_in_favour_of_who_has_most(home: Home, register) -> None:
@@ -152,7 +140,7 @@ def test_the_newest_version_is_deployed_and_becomes_the_champion(home: Home, reg
 
 
 def test_a_refused_version_is_not_the_champion(home: Home, register) -> None:
-    from modelyard.control.deployments.rollout import deploy_and_wait
+    from modelyard.control.deployments.served import deploy_and_wait
     from modelyard.control.registry.services import find_version
 
     for seed in (1, 2):
@@ -209,7 +197,7 @@ def test_a_refusal_is_told_in_the_workers_words(home: Home) -> None:
 
 
 def test_a_refused_deployment_is_taken_back(home: Home, register) -> None:
-    from modelyard.control.deployments.rollout import deploy_and_wait
+    from modelyard.control.deployments.served import deploy_and_wait
 
     register(1)
     register(2)
@@ -221,7 +209,7 @@ def test_a_refused_deployment_is_taken_back(home: Home, register) -> None:
 
 
 def test_a_first_deployment_that_is_refused_leaves_no_endpoint(home: Home, register) -> None:
-    from modelyard.control.deployments.rollout import deploy_and_wait
+    from modelyard.control.deployments.served import deploy_and_wait
 
     register()
     write_state(home, WorkerState(0, 1, refused=99, reason="no memory"))

@@ -9,7 +9,7 @@ import pytest
 from modelyard.artifacts.names import write_whole
 from modelyard.contract.errors import Conflict, InvalidInput
 from modelyard.contract.home import Home
-from modelyard.contract.plan import ServingPlan, SignedPlan
+from modelyard.contract.plan import ServingPlan, Shadow, SignedPlan, TrafficSplit
 from modelyard.contract.settings import Settings
 from modelyard.control.deployments.reading import read_plan
 from modelyard.control.setup import start
@@ -115,6 +115,54 @@ def test_adopting_brings_everything_back(home: Home, register) -> None:
     assert register(4) == 4
     with pytest.raises(Conflict, match="empty one"):
         adopt(by="test")
+
+
+def test_adopting_brings_back_who_has_which_slot_the_shadow_and_the_lease(home: Home, register) -> None:
+    from modelyard.control.deployments.adopt import adopt
+    from modelyard.control.deployments.services import find_endpoint, set_lease, set_shadow, set_traffic
+
+    for seed in (1, 2, 3):
+        register(seed)
+    deploy_one()
+    set_traffic("scores", TrafficSplit({1: 60, 2: 40}, "column:age"), by="test")
+    set_traffic("scores", TrafficSplit({1: 80, 2: 20}, "column:age"), by="test")
+    set_shadow("scores", Shadow(3, 5), by="test")
+    set_lease("scores", 30.0, by="test")
+    before = plan_of(home)
+    assert before.endpoints[0].split.spans == ((1, 60), (2, 20), (1, 20))
+    lose_database(home)
+    adopt(by="test")
+    after = plan_of(home)
+    assert after.endpoints == before.endpoints
+    row = find_endpoint("scores")
+    assert row.revision == after.revision
+    assert list(row.deployments.values_list("version__number", flat=True)) == [1, 2]  # the shadow is no deployment
+    set_traffic("scores", TrafficSplit({1: 70, 2: 30}, "column:age"), by="test")
+    assert plan_of(home).endpoints[0].split.spans == ((1, 60), (2, 20), (1, 10), (2, 10))
+
+
+def test_a_plan_of_an_earlier_release_is_adopted(home: Home, register) -> None:
+    from modelyard.control.deployments.adopt import adopt
+    from modelyard.control.deployments.services import find_endpoint, set_traffic
+
+    for seed in (1, 2):
+        register(seed)
+    deploy_one()
+    set_traffic("scores", TrafficSplit({1: 60, 2: 40}), by="test")
+    now = plan_of(home)
+    (endpoint,) = now.endpoints
+    split = msgspec.structs.replace(endpoint.split, spans=())  # it knew neither slots nor shadow nor lease
+    write_plan(home, msgspec.structs.replace(now, endpoints=(msgspec.structs.replace(endpoint, split=split),)))
+    lose_database(home)
+    adopt(by="test")
+    assert plan_of(home).endpoints == now.endpoints
+    assert find_endpoint("scores").spans == [[1, 60], [2, 40]]
+
+
+def deploy_one() -> None:
+    from modelyard.control.deployments.services import deploy
+
+    deploy("scores", 1, by="test")
 
 
 def test_two_publishers_agree(home: Home, register) -> None:

@@ -15,6 +15,7 @@ from modelyard.contract.names import check_name
 from modelyard.control.accounts.audit import record
 from modelyard.control.accounts.models import Key, Principal, Token
 from modelyard.control.deployments.publish import request_publication
+from modelyard.control.locks import in_turn
 from modelyard.secure.keys import check_scope, digest_of, new_key
 
 TOKEN_LIFE = timedelta(days=30)
@@ -99,6 +100,7 @@ def ensure_admin() -> str | None:
     The caller shows the password once, on the terminal; it is kept nowhere.
     """
     users = get_user_model().objects
+    in_turn("modelyard.ensure_admin")
     if users.filter(is_superuser=True).exists():
         return None
     password = secrets.token_urlsafe(15)

@@ -9,13 +9,16 @@ from modelyard.artifacts.store import Shelf
 from modelyard.contract.errors import Conflict, NotFound
 from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedEndpoint, PlannedKey, ServingPlan
+from modelyard.contract.split import move_slots
 from modelyard.control.accounts.audit import record
 from modelyard.control.accounts.models import Key, Principal
 from modelyard.control.deployments.models import Deployment, Endpoint, Publication
+from modelyard.control.deployments.promises import leader_of, weights_of
 from modelyard.control.deployments.publish import request_publication
 from modelyard.control.deployments.reading import read_plan
+from modelyard.control.deployments.settling import shadow_of, text_of
 from modelyard.control.registry.models import Version
-from modelyard.control.registry.services import find_version, register_version, set_alias
+from modelyard.control.registry.services import find_version, note_event, register_version, set_alias
 from modelyard.control.setup import active_home
 
 _NOTE = "adopted from the shelf"
@@ -44,7 +47,8 @@ def adopt(by: str) -> dict[str, int]:
             _adopt_endpoint(endpoint, endpoint.name == plan.default_endpoint)
         for key in plan.keys:
             _adopt_key(key, by)
-        request_publication()
+        Endpoint.objects.update(revision=request_publication())
+        _note_what_is_served(by)
     counts = {
         "versions": versions,
         "endpoints": len(plan.endpoints) if plan else 0,
@@ -77,18 +81,36 @@ def _adopt_versions(home: Home, plan: ServingPlan | None, names: dict[str, str],
 
 
 def _adopt_endpoint(planned: PlannedEndpoint, is_default: bool) -> None:
-    first = find_version(planned.model, planned.versions[0].version)
+    """Its row, as the plan has it. Whether it needed approval, and who held its lease, no plan says."""
+    split, shadow, lease = planned.split, planned.shadow, planned.lease
+    versions = {held.version: find_version(planned.model, held.version) for held in planned.versions}
     endpoint = Endpoint.objects.create(
         name=planned.name,
-        model=first.model,
+        model=next(iter(versions.values())).model,
         is_default=is_default,
         cutoff=planned.cutoff,
         max_rows=planned.max_rows,
-        sticky_by=planned.split.sticky_by or "",
+        sticky_by=split.sticky_by or "",
+        spans=split.spans or move_slots((), split.weights),
+        shadow=versions[shadow.version] if shadow else None,
+        shadow_percent=shadow.percent if shadow else None,
+        lease_seconds=lease.seconds if lease else None,
+        lease_fallback=versions[lease.fallback] if lease else None,
+        is_pinned=planned.is_pinned,
     )
-    for held in planned.versions:
-        weight = planned.split.weights.get(held.version, 0)
-        Deployment.objects.create(endpoint=endpoint, version=find_version(planned.model, held.version), weight=weight)
+    special = {shadow.version if shadow else None, lease.fallback if lease else None}
+    for number, version in versions.items():
+        weight = split.weights.get(number, 0)
+        if weight or number not in special:
+            Deployment.objects.create(endpoint=endpoint, version=version, weight=weight)
+
+
+def _note_what_is_served(by: str) -> None:
+    """The log of a new database begins with how each endpoint stands."""
+    for row in Endpoint.objects.select_related("model", "shadow"):
+        weights = weights_of(row)
+        said = {"endpoint": row.name, "revision": row.revision, "weights": text_of(weights), "shadow": shadow_of(row)}
+        note_event(row.model, by, "adopt", leader_of(weights), said)
 
 
 def _adopt_key(planned: PlannedKey, by: str) -> None:

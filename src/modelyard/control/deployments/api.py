@@ -1,52 +1,165 @@
-"""Endpoints, traffic and the plan over HTTP: translation only."""
+"""Endpoints, traffic, changes that wait, and the plan over HTTP: translation only."""
 
 import time
 from typing import Any
 
 import msgspec
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import generics, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from modelyard.contract.errors import InvalidInput
-from modelyard.contract.plan import TrafficSplit
-from modelyard.control.deployments import publish, rollout, services
-from modelyard.control.deployments.models import Endpoint, Publication
+from modelyard.contract.plan import Shadow, TrafficSplit
+from modelyard.control.deployments import approvals, publish, served, services
+from modelyard.control.deployments.models import Change, Endpoint, Publication
 from modelyard.control.deployments.reading import read_plan
+from modelyard.control.deployments.settling import shadow_of
 from modelyard.control.deployments.wait import gateway_state
 from modelyard.control.setup import active_home
 
+WAIT_S = 15.0
+MAX_WAIT_S = 60.0
 _WEIGHTS = {"type": "object", "additionalProperties": {"type": "integer"}}
+_SPANS = {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}}
+_SHADOW = {
+    "type": "object",
+    "nullable": True,
+    "properties": {"version": {"type": "integer"}, "percent": {"type": "integer"}},
+}
+_LEASE = {
+    "type": "object",
+    "nullable": True,
+    "properties": {"seconds": {"type": "number"}, "fallback": {"type": "integer"}, "by": {"type": "string"}},
+}
+_IF_MATCH = OpenApiParameter(
+    "If-Match", str, OpenApiParameter.HEADER, description="the ETag that was read; another one now is a conflict (409)"
+)
 
 
 class EndpointSerializer(serializers.ModelSerializer):
-    """An endpoint and how its calls are shared."""
+    """An endpoint and how its calls are shared. Its `revision` is its ETag."""
 
     model = serializers.CharField(source="model.name")
     weights = serializers.SerializerMethodField()
+    spans = serializers.SerializerMethodField()
+    shadow = serializers.SerializerMethodField()
+    lease = serializers.SerializerMethodField()
 
     class Meta:
         model = Endpoint
-        fields = ["name", "model", "weights", "sticky_by", "cutoff", "max_rows", "is_default", "created_at"]
+        fields = [
+            "name",
+            "model",
+            "weights",
+            "sticky_by",
+            "spans",
+            "shadow",
+            "lease",
+            "cutoff",
+            "max_rows",
+            "is_default",
+            "is_pinned",
+            "needs_approval",
+            "revision",
+            "created_at",
+        ]
         read_only_fields = fields
 
     @extend_schema_field(_WEIGHTS)
     def get_weights(self, endpoint: Endpoint) -> dict[str, int]:
         """Version -> percent; 0 is held ready without traffic."""
-        return {str(row.version.number): row.weight for row in endpoint.deployments.select_related("version")}
+        return {str(row.version.number): row.weight for row in endpoint.deployments.all()}
+
+    @extend_schema_field(_SPANS)
+    def get_spans(self, endpoint: Endpoint) -> list[list[int]]:
+        """Who has which of the hundred slots that sticky callers fall into: [version, slots], from slot 0 on."""
+        return endpoint.spans
+
+    @extend_schema_field(_SHADOW)
+    def get_shadow(self, endpoint: Endpoint) -> dict[str, int] | None:
+        """The version that gets copies of calls, and the percent of them."""
+        return shadow_of(endpoint)
+
+    @extend_schema_field(_LEASE)
+    def get_lease(self, endpoint: Endpoint) -> dict[str, Any] | None:
+        """For how many seconds the split holds while control is silent, who has all calls then, who holds the lease."""
+        if endpoint.lease_fallback is None:
+            return None
+        return {
+            "seconds": endpoint.lease_seconds,
+            "fallback": endpoint.lease_fallback.number,
+            "by": endpoint.lease_by,
+        }
 
 
-class DeploymentSerializer(serializers.Serializer):
-    """What to deploy, and how long to wait for the gateway."""
+class ServedEndpointSerializer(EndpointSerializer):
+    """An endpoint after a change, and whether a gateway serves it so already."""
+
+    served = serializers.SerializerMethodField()
+
+    class Meta(EndpointSerializer.Meta):
+        fields = [*EndpointSerializer.Meta.fields, "served"]
+        read_only_fields = fields
+
+    def get_served(self, endpoint: Endpoint) -> bool:
+        """Whether every worker does; false: no gateway runs, or nobody waited."""
+        return bool(self.context["served"])
+
+
+class ChangeSerializer(serializers.ModelSerializer):
+    """What was asked of an endpoint that needs approval, and what became of it."""
+
+    arguments = serializers.DictField()
+
+    class Meta:
+        model = Change
+        fields = [
+            "id",
+            "endpoint",
+            "verb",
+            "arguments",
+            "by",
+            "at",
+            "expected",
+            "status",
+            "decided_by",
+            "decided_at",
+            "reason",
+            "revision",
+        ]
+        read_only_fields = fields
+
+
+class ExpectingSerializer(serializers.Serializer):
+    """What every change may say besides: how long to wait for the gateway, and what it believes to change."""
+
+    wait_s = serializers.FloatField(
+        min_value=0, max_value=MAX_WAIT_S, required=False, default=WAIT_S, help_text="for every worker to serve it"
+    )
+    expected_revision = serializers.IntegerField(
+        min_value=0, required=False, allow_null=True, default=None, help_text="another one now is a conflict (409)"
+    )
+
+
+class ForcingSerializer(ExpectingSerializer):
+    """A change that may break what callers rely on."""
+
+    force = serializers.CharField(
+        max_length=500, required=False, allow_blank=True, default="", help_text="why callers may break; is recorded"
+    )
+
+
+class DeploymentSerializer(ForcingSerializer):
+    """What to deploy."""
 
     model = serializers.CharField(max_length=63)
     version = serializers.CharField(
-        max_length=63, required=False, allow_null=True, default=None, help_text="number or alias; default: champion"
+        max_length=63, required=False, allow_null=True, default=None, help_text="number or alias; default: the newest"
     )
     endpoint = serializers.CharField(max_length=63, required=False, allow_null=True, default=None)
-    wait_s = serializers.FloatField(min_value=0, max_value=60, required=False, default=15.0)
 
 
 class DeployedSerializer(serializers.Serializer):
@@ -56,19 +169,46 @@ class DeployedSerializer(serializers.Serializer):
     served = serializers.BooleanField(help_text="false: no gateway runs; it will serve this when it starts")
 
 
-class TrafficSerializer(serializers.Serializer):
+class TrafficSerializer(ForcingSerializer):
     """Percent per version; they sum to 100."""
 
     weights = serializers.DictField(child=serializers.IntegerField(min_value=0, max_value=100), allow_empty=False)
-    sticky_by = serializers.CharField(max_length=64, required=False, allow_null=True, default=None)
+    sticky_by = serializers.CharField(
+        max_length=200, required=False, allow_null=True, default=None, help_text="a header, or column:NAME"
+    )
 
 
-class OverridesSerializer(serializers.Serializer):
+class ShadowSerializer(ExpectingSerializer):
+    """Who gets copies of the calls."""
+
+    version = serializers.IntegerField(min_value=1)
+    percent = serializers.IntegerField(min_value=1, max_value=100, required=False, default=100)
+
+
+class OverridesSerializer(ExpectingSerializer):
     """An endpoint's overrides, all at once."""
 
     cutoff = serializers.FloatField(required=False, allow_null=True, default=None)
     max_rows = serializers.IntegerField(required=False, allow_null=True, default=None)
     is_default = serializers.BooleanField(required=False, default=False)
+    is_pinned = serializers.BooleanField(
+        required=False, default=False, help_text="its versions stay in memory, whatever `resident_bytes` says"
+    )
+    needs_approval = serializers.BooleanField(
+        required=False, allow_null=True, default=None, help_text="left out: as it is; to end it needs approval itself"
+    )
+
+
+class DecisionSerializer(serializers.Serializer):
+    """Why a change is rejected."""
+
+    reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
+
+
+class WaitSerializer(serializers.Serializer):
+    """How long to wait for the gateway."""
+
+    wait_s = serializers.FloatField(min_value=0, max_value=MAX_WAIT_S, required=False, default=WAIT_S)
 
 
 class PlanSerializer(serializers.Serializer):
@@ -88,7 +228,7 @@ class Endpoints(generics.ListAPIView):
 
     needs = {"GET": "deployments.view_endpoint"}
     serializer_class = EndpointSerializer
-    queryset = Endpoint.objects.select_related("model")
+    queryset = services.list_endpoints()
 
 
 class OneEndpoint(APIView):
@@ -103,18 +243,27 @@ class OneEndpoint(APIView):
     @extend_schema(responses=EndpointSerializer)
     def get(self, request: Request, name: str) -> Response:
         """How it stands."""
-        return Response(EndpointSerializer(services.find_endpoint(name)).data)
+        row = services.find_endpoint(name)
+        return Response(EndpointSerializer(row).data, headers=_etag(row))
 
-    @extend_schema(request=OverridesSerializer, responses=EndpointSerializer)
+    @extend_schema(
+        request=OverridesSerializer,
+        responses={200: ServedEndpointSerializer, 202: ChangeSerializer},
+        parameters=[_IF_MATCH],
+    )
     def put(self, request: Request, name: str) -> Response:
         """Set its overrides; what is left out is taken away."""
-        row = services.configure(name, request.user.get_username(), **_body(OverridesSerializer, request))
-        return Response(EndpointSerializer(row).data)
+        wanted = _body(OverridesSerializer, request)
+        wait_s, expected = wanted.pop("wait_s"), _expected(request, wanted.pop("expected_revision"))
+        by = request.user.get_username()
+        return _said(served.and_wait(lambda: services.configure(name, by, **wanted, expected=expected), by, wait_s))
 
-    @extend_schema(responses={204: None})
+    @extend_schema(request=None, responses={204: None, 202: ChangeSerializer}, parameters=[_IF_MATCH])
     def delete(self, request: Request, name: str) -> Response:
         """Take it away; versions stay."""
-        services.undeploy(name, by=request.user.get_username())
+        done = services.undeploy(name, by=request.user.get_username(), expected=_expected(request, None))
+        if isinstance(done, Change):
+            return Response(ChangeSerializer(done).data, status.HTTP_202_ACCEPTED)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -123,12 +272,20 @@ class Deployments(APIView):
 
     needs = {"POST": "deployments.add_deployment"}
 
-    @extend_schema(request=DeploymentSerializer, responses=DeployedSerializer)
+    @extend_schema(
+        request=DeploymentSerializer,
+        responses={200: DeployedSerializer, 202: ChangeSerializer},
+        parameters=[_IF_MATCH],
+    )
     def post(self, request: Request) -> Response:
         """Send all calls to a version, and wait until every worker serves it; a refusal leaves the old one serving."""
         wanted = _body(DeploymentSerializer, request)
-        row, state = rollout.deploy_and_wait(**wanted, by=request.user.get_username())
-        return Response(DeployedSerializer({"endpoint": row, "served": state is not None}).data)
+        expected = _expected(request, wanted.pop("expected_revision"))
+        outcome = served.deploy_and_wait(**wanted, by=request.user.get_username(), expected=expected)
+        if outcome.waits:
+            return _said(outcome)
+        body = {"endpoint": outcome.endpoint, "served": outcome.state is not None}
+        return Response(DeployedSerializer(body).data, headers=_etag(outcome.endpoint))
 
 
 class Traffic(APIView):
@@ -136,17 +293,59 @@ class Traffic(APIView):
 
     needs = {"PUT": "deployments.change_deployment"}
 
-    @extend_schema(request=TrafficSerializer, responses=EndpointSerializer)
+    @extend_schema(
+        request=TrafficSerializer,
+        responses={200: ServedEndpointSerializer, 202: ChangeSerializer},
+        parameters=[_IF_MATCH],
+    )
     def put(self, request: Request, name: str) -> Response:
-        """Share them anew."""
+        """Share them anew, and wait until every worker does."""
         wanted = _body(TrafficSerializer, request)
         try:
-            split = TrafficSplit(
-                {int(number): weight for number, weight in wanted["weights"].items()}, wanted["sticky_by"]
-            )
+            weights = {int(number): weight for number, weight in wanted["weights"].items()}
+            split = TrafficSplit(weights, wanted["sticky_by"])
         except ValueError:
             raise InvalidInput("weights are percents per version number that sum to 100") from None
-        return Response(EndpointSerializer(services.set_traffic(name, split, by=request.user.get_username())).data)
+        outcome = served.set_traffic_and_wait(
+            name,
+            split,
+            by=request.user.get_username(),
+            wait_s=wanted["wait_s"],
+            force=wanted["force"],
+            expected=_expected(request, wanted["expected_revision"]),
+        )
+        return _said(outcome)
+
+
+class ShadowCopies(APIView):
+    """Copies of an endpoint's calls, for a version that never answers."""
+
+    needs = {"PUT": "deployments.change_deployment", "DELETE": "deployments.change_deployment"}
+
+    @extend_schema(
+        request=ShadowSerializer,
+        responses={200: ServedEndpointSerializer, 202: ChangeSerializer},
+        parameters=[_IF_MATCH],
+    )
+    def put(self, request: Request, name: str) -> Response:
+        """Let a version have copies, and wait until every worker gives them."""
+        wanted = _body(ShadowSerializer, request)
+        outcome = served.set_shadow_and_wait(
+            name,
+            Shadow(wanted["version"], wanted["percent"]),
+            by=request.user.get_username(),
+            wait_s=wanted["wait_s"],
+            expected=_expected(request, wanted["expected_revision"]),
+        )
+        return _said(outcome)
+
+    @extend_schema(
+        request=None, responses={200: ServedEndpointSerializer, 202: ChangeSerializer}, parameters=[_IF_MATCH]
+    )
+    def delete(self, request: Request, name: str) -> Response:
+        """End it."""
+        by, expected = request.user.get_username(), _expected(request, None)
+        return _said(served.set_shadow_and_wait(name, None, by=by, wait_s=WAIT_S, expected=expected))
 
 
 class Rollback(APIView):
@@ -154,10 +353,80 @@ class Rollback(APIView):
 
     needs = {"POST": "deployments.change_deployment"}
 
-    @extend_schema(request=None, responses=EndpointSerializer)
+    @extend_schema(
+        request=ExpectingSerializer,
+        responses={200: ServedEndpointSerializer, 202: ChangeSerializer},
+        parameters=[_IF_MATCH],
+    )
     def post(self, request: Request, name: str) -> Response:
         """Send all calls to the version that served before."""
-        return Response(EndpointSerializer(services.rollback(name, by=request.user.get_username())).data)
+        wanted = _body(ExpectingSerializer, request)
+        expected = _expected(request, wanted["expected_revision"])
+        by = request.user.get_username()
+        return _said(served.rollback_and_wait(name, by=by, wait_s=wanted["wait_s"], expected=expected))
+
+
+@extend_schema(
+    parameters=[
+        OpenApiParameter("status", str, enum=Change.Status.values, description="only these"),
+        OpenApiParameter("endpoint", str, description="only of this one"),
+    ]
+)
+class Changes(generics.ListAPIView):
+    """What was asked of endpoints that need approval, the newest first."""
+
+    needs = {"GET": "deployments.view_change"}
+    serializer_class = ChangeSerializer
+    queryset = approvals.list_changes()
+
+    def get_queryset(self) -> QuerySet[Change]:
+        """Of one status or one endpoint, where the address says so."""
+        found = super().get_queryset()
+        for name in ("status", "endpoint"):
+            if (value := self.request.query_params.get(name)) is not None:
+                found = found.filter(**{name: value})
+        return found
+
+
+class OneChange(APIView):
+    """One change."""
+
+    needs = {"GET": "deployments.view_change", "DELETE": "deployments.change_deployment"}
+
+    @extend_schema(responses=ChangeSerializer)
+    def get(self, request: Request, pk: int) -> Response:
+        """How far it has come."""
+        return Response(ChangeSerializer(approvals.find_change(pk)).data)
+
+    @extend_schema(request=None, responses=ChangeSerializer)
+    def delete(self, request: Request, pk: int) -> Response:
+        """Withdraw what one asked for oneself; it stays on record."""
+        return Response(ChangeSerializer(approvals.withdraw(pk, request.user.get_username())).data)
+
+
+class Approval(APIView):
+    """Another principal's yes."""
+
+    needs = {"POST": "deployments.approve_change"}
+
+    @extend_schema(request=WaitSerializer, responses=ChangeSerializer)
+    def post(self, request: Request, pk: int) -> Response:
+        """Do what was asked, and wait until every worker serves it; not for who asked."""
+        wait_s = _body(WaitSerializer, request)["wait_s"]
+        outcome = served.approve_and_wait(pk, by=request.user.get_username(), wait_s=wait_s)
+        return Response(ChangeSerializer(outcome.change).data)
+
+
+class Rejection(APIView):
+    """Another principal's no."""
+
+    needs = {"POST": "deployments.approve_change"}
+
+    @extend_schema(request=DecisionSerializer, responses=ChangeSerializer)
+    def post(self, request: Request, pk: int) -> Response:
+        """See that it is never done."""
+        reason = _body(DecisionSerializer, request)["reason"]
+        return Response(ChangeSerializer(approvals.reject(pk, request.user.get_username(), reason)).data)
 
 
 class Plan(APIView):
@@ -191,6 +460,29 @@ def _plan() -> dict[str, Any]:
         "endpoints": msgspec.to_builtins(plan.endpoints, str_keys=True) if plan else [],
         "gateway": msgspec.to_builtins(state) if state else None,
     }
+
+
+def _said(outcome: served.Outcome) -> Response:
+    """200 with the endpoint as it is now, or 202 with the change that waits."""
+    if outcome.waits:
+        return Response(ChangeSerializer(outcome.change).data, status.HTTP_202_ACCEPTED)
+    context = {"served": outcome.state is not None}
+    return Response(ServedEndpointSerializer(outcome.endpoint, context=context).data, headers=_etag(outcome.endpoint))
+
+
+def _etag(endpoint: Endpoint) -> dict[str, str]:
+    return {"ETag": f'"{endpoint.revision}"'}
+
+
+def _expected(request: Request, asked: int | None) -> int | None:
+    """The revision that the caller believes to change: from the body, or from `If-Match`."""
+    tag = request.headers.get("If-Match", "").strip()
+    if not tag or tag == "*":
+        return asked
+    number = tag.removeprefix('"').removesuffix('"')
+    if not (number.isascii() and number.isdigit() and len(number) < 19) or (asked is not None and asked != int(number)):
+        raise InvalidInput("If-Match is the ETag that an endpoint was read with, and agrees with expected_revision")
+    return int(number)
 
 
 def _body(kind: type[serializers.Serializer], request: Request) -> dict[str, Any]:

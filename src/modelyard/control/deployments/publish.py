@@ -15,14 +15,17 @@ from modelyard.artifacts.names import write_whole
 from modelyard.contract.errors import Conflict, Internal, InvalidInput
 from modelyard.contract.home import Home
 from modelyard.contract.plan import (
+    Lease,
     PlannedEndpoint,
     PlannedKey,
     PlannedVersion,
     ServingPlan,
+    Shadow,
     SignedPlan,
     TrafficSplit,
 )
 from modelyard.contract.settings import Settings
+from modelyard.contract.split import Spans
 from modelyard.control.accounts.models import Key
 from modelyard.control.deployments.models import Endpoint, Publication
 from modelyard.control.deployments.reading import read_plan
@@ -95,7 +98,10 @@ def accept_settings(settings: Settings) -> None:
 
 def plan_of_rows(publication: Publication) -> ServingPlan:
     """The whole wanted state as the database has it. Call within a transaction."""
-    endpoints = list(Endpoint.objects.select_related("model").prefetch_related("deployments__version__aliases"))
+    whole = Endpoint.objects.select_related("model")
+    endpoints = list(
+        whole.prefetch_related("deployments__version__aliases", "shadow__aliases", "lease_fallback__aliases")
+    )
     now = timezone.now()
     keys = Key.objects.select_related("principal").filter(revoked_at__isnull=True, principal__active=True)
     keys = keys.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now))
@@ -148,16 +154,28 @@ _WAYS_OUT = (
 
 
 def _planned_endpoint(endpoint: Endpoint) -> PlannedEndpoint:
-    held = sorted(endpoint.deployments.all(), key=lambda row: row.version.number)
+    weights = {row.version.number: row.weight for row in endpoint.deployments.all() if row.weight}
+    versions = {row.version.number: row.version for row in endpoint.deployments.all()}
+    for version in (endpoint.shadow, endpoint.lease_fallback):  # held ready, whoever gets calls
+        if version is not None:
+            versions[version.number] = version
+    held = [versions[number] for number in sorted(versions)]
     return PlannedEndpoint(
         name=endpoint.name,
         model=endpoint.model.name,
-        versions=tuple(PlannedVersion(row.version.number, row.version.digest) for row in held),
-        split=TrafficSplit({row.version.number: row.weight for row in held if row.weight}, endpoint.sticky_by or None),
-        aliases={alias.name: row.version.number for row in held for alias in _aliases(row.version)},
+        versions=tuple(PlannedVersion(version.number, version.digest) for version in held),
+        split=TrafficSplit(weights, endpoint.sticky_by or None, _spans(endpoint) if len(weights) > 1 else ()),
+        aliases={alias.name: version.number for version in held for alias in _aliases(version)},
         cutoff=endpoint.cutoff,
         max_rows=endpoint.max_rows,
+        shadow=Shadow(endpoint.shadow.number, endpoint.shadow_percent) if endpoint.shadow else None,
+        lease=Lease(endpoint.lease_seconds, endpoint.lease_fallback.number) if endpoint.lease_fallback else None,
+        is_pinned=endpoint.is_pinned,
     )
+
+
+def _spans(endpoint: Endpoint) -> Spans:
+    return tuple((version, width) for version, width in endpoint.spans)
 
 
 def _aliases(version: Version) -> list:
