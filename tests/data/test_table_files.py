@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.cli.table_files import MISSING, CsvOutput, open_table, value_of
 from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.data import sources
+from modelyard.data.table_files import MISSING, CsvOutput, open_table, value_of
 
 TEXT = 'name,"the age"\nAnna,35\n"O, Neil",\n'
 

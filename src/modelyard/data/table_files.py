@@ -11,6 +11,7 @@ import contextlib
 import csv
 import gzip
 import io
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from modelyard.contract.errors import InvalidInput, NotFound
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"})
 TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _PEEK = 1024 * 1024
+_PARQUET_ROWS = 50_000  # in memory at a time
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,13 @@ def open_table(path: Path) -> TableFile:
         return _csv(path)
     if name.endswith((".jsonl", ".ndjson")):
         return _json_lines(path)
-    from modelyard.data.sources import read_table
-
-    table = read_table(path)
-    return TableFile(table.columns, table.iter_rows(named=True))
+    return _parquet(path)
 
 
 def value_of(kind: str, cell: Any) -> Any:
     """A cell as the contract's kind of column wants it; what does not fit stays as it is, for the gateway to refuse."""
     if not isinstance(cell, str):
-        return cell
+        return None if isinstance(cell, float) and math.isnan(cell) else cell
     text = cell.strip()
     if text in MISSING:
         return None
@@ -104,6 +103,23 @@ class CsvOutput:
             raise ValueError("a CSV file begins with its header")
         csv.writer(self._file).writerow(["" if value is None else value for value in values])
         self.count += 1
+
+
+def _parquet(path: Path) -> TableFile:
+    import polars as pl
+
+    try:
+        table = pl.scan_parquet(path)
+        return TableFile(table.collect_schema().names(), _parquet_rows(table))
+    except pl.exceptions.PolarsError:
+        raise InvalidInput(f"{path.name} is not a Parquet file") from None
+
+
+def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
+    at = 0
+    while (part := table.slice(at, _PARQUET_ROWS).collect()).height:
+        yield from part.iter_rows(named=True)
+        at += part.height
 
 
 def _csv(path: Path) -> TableFile:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
+import msgspec
 import numpy as np
 
 from modelyard.artifacts.manifest import Manifest
@@ -50,10 +51,13 @@ def load(
 class LoadedModel:
     """One version, ready to answer. Give it back with `close`, or use it in a `with` statement."""
 
-    def __init__(self, artifact: Artifact, version: int) -> None:
+    def __init__(self, artifact: Artifact, version: int, cutoff: float | None = None, threads: int = 1) -> None:
+        """cutoff: instead of the version's own, as an endpoint may have one."""
         self.version = version
         self.digest = artifact.digest
-        self._loaded = LoadedVersion(artifact)
+        self._loaded = LoadedVersion(artifact, threads)
+        if cutoff is not None and self._loaded.decision is not None:
+            self._loaded.decision = msgspec.structs.replace(self._loaded.decision, cutoff=cutoff)
 
     def __repr__(self) -> str:
         return f"<{self.manifest.model} version {self.version or '?'}, artifact {self.digest[:12]}>"
