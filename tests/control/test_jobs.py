@@ -239,6 +239,7 @@ def test_the_runner_repairs_the_plan(home: Home, register, runner) -> None:
     assert home.plan.exists()
 
 
+@pytest.mark.parametrize("home", ["sqlite"], indirect=True)  # a file that is removed
 def test_the_runner_notices_that_the_database_is_another_one(home: Home, register, runner) -> None:
     from modelyard.control.deployments.services import deploy
 

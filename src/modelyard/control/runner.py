@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from modelyard.contract.errors import ModelyardError, NotFound
+from modelyard.contract.home import Home
+from modelyard.contract.memory import machine_bytes, tree_bytes
 from modelyard.contract.settings import Settings, load_settings
 from modelyard.control.setup import environment_of, start
 
@@ -25,6 +27,7 @@ log = logging.getLogger("modelyard.control.runner")
 POLL_S = 1.0
 HEARTBEAT_S = 10.0
 DUTIES_S = 30.0
+WEIGH_S = 1.0  # between two looks at how much memory a job holds
 GRACE_S = 5.0  # between asking a job to end and ending it
 SLOTS = 1  # jobs at a time: training uses all cores itself
 
@@ -39,6 +42,7 @@ class Running:
     reader: threading.Thread | None = None
     started_at: float = field(default_factory=time.monotonic)
     beaten_at: float = field(default_factory=time.monotonic)
+    weighed_at: float = 0.0
     logged: int = 0
     heard: int = 0
 
@@ -60,9 +64,9 @@ class Runner:
             try:
                 busy = self.turn()
             except Exception as error:  # the database may be away for a while; the runner outlives it
-                from django.db import DatabaseError, connection
+                from django.db import Error, connection
 
-                if not isinstance(error, DatabaseError):
+                if not isinstance(error, Error):
                     raise
                 log.warning("the database does not answer: %s", type(error).__name__)
                 connection.close()
@@ -78,16 +82,24 @@ class Runner:
         if time.monotonic() - self._duties_at >= DUTIES_S or not self._duties_at:
             self._duties_at = time.monotonic()
             self.do_duties()
+        self.guard_rollouts()
         moved = any([self._watch(entry) for entry in list(self.running)])
         while len(self.running) < self.slots and (job := services.claim(self.name)) is not None:
             self.running.append(self._launch(job))
             moved = True
         return moved
 
+    def guard_rollouts(self) -> None:
+        """Look after the rollouts, and show that somebody does: without it gateways take the canaries' calls away."""
+        from modelyard.control.rollouts.services import advance
+
+        if advance():
+            Home(self.settings.root).control_beat.touch(mode=0o600)
+
     def do_duties(self) -> None:
         """What comes round again: a plan that was not published, jobs that nobody asks about any more."""
         from modelyard.control.deployments.publish import publish_if_needed
-        from modelyard.control.jobs.services import prune
+        from modelyard.control.jobs.services import give_up_leases, prune
         from modelyard.control.registry.listing import list_names_again
         from modelyard.control.training.services import close_lost_runs
 
@@ -99,6 +111,20 @@ class Runner:
             log.error("the plan stays as it is: %s", error)
         close_lost_runs()
         prune()
+        if lost := give_up_leases(self._runners_gone()):
+            log.info("%s jobs of runners that are gone are due again", lost)
+
+    def _runners_gone(self) -> set[str]:
+        """Who held jobs on this machine and is no more; whoever had our name had it before us."""
+        from modelyard.control.deployments.wait import is_alive
+        from modelyard.control.jobs.services import runners
+
+        gone = {self.name} if not self.running else set()
+        for name in runners() - {self.name}:
+            host, _, pid = name.rpartition(":")
+            if host == self.name.rpartition(":")[0] and pid.isdecimal() and not is_alive(int(pid)):
+                gone.add(name)
+        return gone
 
     def give_back(self) -> None:
         """End what runs and put it back into the queue."""
@@ -137,6 +163,8 @@ class Runner:
             self._forget(entry)
             services.fail(entry.job, f"not done within {entry.job.timeout_s} s", retry=False)
             return True
+        if self._is_too_large(entry, now):
+            return True
         if entry.heard != entry.logged:
             self._keep_log(entry)
         if self._must_stop(entry, now):
@@ -145,6 +173,25 @@ class Runner:
             services.stopped(entry.job)  # changes nothing if it has become somebody else's
             return True
         return False
+
+    def _is_too_large(self, entry: Running, now: float) -> bool:
+        """Whether the job was ended because of the memory that it and its processes hold."""
+        from modelyard.control.jobs import services
+
+        if now - entry.weighed_at < WEIGH_S:
+            return False
+        entry.weighed_at = now
+        held, most = tree_bytes(entry.process.pid), self._memory_limit(entry.job)
+        services.note_memory(entry.job, held)
+        if held <= most:
+            return False
+        _end_group(entry.process)
+        self._forget(entry)
+        services.fail(entry.job, f"it held {held >> 20} MB of memory, above its limit of {most >> 20} MB", retry=False)
+        return True
+
+    def _memory_limit(self, job: object) -> int:
+        return job.memory_bytes or self.settings.job_memory_bytes or machine_bytes() * 3 // 4
 
     def _must_stop(self, entry: Running, now: float) -> bool:
         from modelyard.control.jobs import services
@@ -205,9 +252,17 @@ def _end_group(process: subprocess.Popen) -> None:
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT."""
-    settings = start(load_settings()[0])
-    runner = Runner(settings)
+    """Run until SIGTERM or SIGINT; a database that it may not or cannot work on is said in one line, with status 2."""
+    try:
+        work(Runner(start(load_settings()[0])))
+    except ModelyardError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def work(runner: Runner) -> None:
+    """Take jobs until a signal says otherwise."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         runner.stopping.set()
@@ -216,7 +271,6 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     log.info("runner %s takes jobs", runner.name)
     runner.run()
-    return 0
 
 
 if __name__ == "__main__":

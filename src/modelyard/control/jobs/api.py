@@ -22,6 +22,7 @@ class JobSerializer(serializers.ModelSerializer):
             "step",
             "progress",
             "attempt",
+            "peak_bytes",
             "max_attempts",
             "cancel_asked",
             "result",

@@ -55,8 +55,7 @@ def main(arguments: list[str]) -> int:
     if job.attempt != attempt or job.status != job.Status.RUNNING:
         return 2
     try:
-        module, _, function = job.work.rpartition(".")
-        result = getattr(import_module(module), function)(progress=JobProgress(job), **job.arguments)
+        result = _done(job)
     except ModelyardError as error:
         print(f"{error.code}: {error}", flush=True)
         services.fail(job, str(error), retry=error.retryable)
@@ -66,6 +65,15 @@ def main(arguments: list[str]) -> int:
         services.fail(job, f"{type(error).__name__}; the job's log says more")
         return 1
     return 0 if services.finish(job, result) else 2
+
+
+def _done(job: Any) -> Any:
+    if job.is_task:
+        from modelyard.control.jobs.backend import do_task
+
+        return do_task(job)
+    module, _, function = job.work.rpartition(".")
+    return getattr(import_module(module), function)(progress=JobProgress(job), **job.arguments)
 
 
 def _leave_with_the_runner() -> None:

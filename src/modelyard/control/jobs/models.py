@@ -18,10 +18,13 @@ class Job(models.Model):
 
     work = models.CharField(max_length=200, help_text="dotted name of the function that does it")
     arguments = models.JSONField(default=dict)
+    is_task = models.BooleanField(default=False, help_text="of django-tasks, not of a `work` module")
     status = models.CharField(max_length=9, choices=Status, default=Status.QUEUED)
     attempt = models.PositiveSmallIntegerField(default=0, help_text="counts claims; old claims are refused by it")
     max_attempts = models.PositiveSmallIntegerField(default=3)
     timeout_s = models.PositiveIntegerField(default=3600)
+    memory_bytes = models.PositiveBigIntegerField(default=0, help_text="resident; 0: the home's `job_memory_bytes`")
+    peak_bytes = models.PositiveBigIntegerField(default=0, help_text="the most that was seen of its processes")
     run_after = models.DateTimeField()
     lease_until = models.DateTimeField(null=True, blank=True)
     runner = models.CharField(max_length=100, blank=True, default="")

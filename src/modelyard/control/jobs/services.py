@@ -5,7 +5,7 @@ a runner that was thought dead and comes back finds its number gone and changes 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,20 +28,28 @@ _WORK = re.compile(r"modelyard\.control\.[a-z_]+\.work\.[a-z][a-z_]*")
 
 
 @transaction.atomic
-def enqueue(work: str, arguments: Mapping[str, Any], *, by: str, max_attempts: int = 3, timeout_s: int = 3600) -> Job:
-    """Queue a function of some app's `work.py`. Raises Overloaded when a thousand jobs wait already."""
-    if not _WORK.fullmatch(work):
+def enqueue(
+    work: str, arguments: Mapping[str, Any], *, by: str, max_attempts: int = 3, timeout_s: int = 3600,
+    memory_bytes: int = 0, run_after: datetime | None = None, is_task: bool = False,
+) -> Job:  # fmt: skip
+    """Queue a function of some app's `work.py`, or a task of django-tasks, whose arguments are its own.
+
+    Raises Overloaded when a thousand jobs wait already.
+    """
+    if not is_task and not _WORK.fullmatch(work):
         raise InvalidInput("a job's work is a function in modelyard.control.APP.work")
-    if max_attempts < 1 or timeout_s < 1:
-        raise InvalidInput("max_attempts and timeout_s are at least 1")
+    if max_attempts < 1 or timeout_s < 1 or memory_bytes < 0:
+        raise InvalidInput("max_attempts and timeout_s are at least 1, memory_bytes at least 0")
     if Job.objects.filter(status=Job.Status.QUEUED).count() >= MAX_QUEUED:
         raise Overloaded(f"{MAX_QUEUED} jobs wait already; try again when some are done")
     job = Job.objects.create(
         work=work,
         arguments=dict(arguments),
+        is_task=is_task,
         max_attempts=max_attempts,
         timeout_s=timeout_s,
-        run_after=timezone.now(),
+        memory_bytes=memory_bytes,
+        run_after=run_after or timezone.now(),
         created_by=by,
     )
     record(by, "enqueue", f"job {job.pk}", {"work": work})
@@ -82,14 +90,32 @@ def heartbeat(job: Job, now: datetime | None = None, lease_s: float = LEASE_S) -
     return bool(_held(job).filter(cancel_asked=False).update(lease_until=until))
 
 
+def note_memory(job: Job, peak_bytes: int) -> None:
+    """The most that the job's processes were seen to hold."""
+    _held(job).filter(peak_bytes__lt=peak_bytes).update(peak_bytes=peak_bytes)
+
+
+def give_up_leases(runners: Collection[str]) -> int:
+    """Jobs of runners that are known to be gone are due at once, before their leases run out; how many there were."""
+    lost = Job.objects.filter(status=Job.Status.RUNNING, runner__in=runners)
+    return lost.update(lease_until=timezone.now())
+
+
+def runners() -> set[str]:
+    """Who holds jobs, by the names that they claimed with."""
+    return set(Job.objects.filter(status=Job.Status.RUNNING).values_list("runner", flat=True))
+
+
 def report(job: Job, step: str, progress: float) -> None:
     """Say how far the job is."""
-    _held(job).update(step=step[:200], progress=min(max(progress, 0.0), 1.0))
+    _held(job).update(step=_storable(step)[:200], progress=min(max(progress, 0.0), 1.0))
 
 
 def keep_log(job: Job, lines: list[str]) -> None:
     """Keep the last lines of what the job said, its very last ones too, which arrive after its end."""
-    Job.objects.filter(pk=job.pk, attempt=job.attempt).update(log="\n".join(lines[-LOG_LINES:])[-LOG_CHARACTERS:])
+    Job.objects.filter(pk=job.pk, attempt=job.attempt).update(
+        log=_storable("\n".join(lines[-LOG_LINES:]))[-LOG_CHARACTERS:]
+    )
 
 
 def finish(job: Job, result: Any, now: datetime | None = None) -> bool:
@@ -109,10 +135,10 @@ def fail(job: Job, error: str, *, retry: bool = True, now: datetime | None = Non
                 run_after=now + timedelta(seconds=pause),
                 lease_until=None,
                 runner="",
-                error=error[:2000],
+                error=_storable(error)[:2000],
             )
         )
-    return _end(job, {"status": Job.Status.FAILED, "error": error[:2000]}, now)
+    return _end(job, {"status": Job.Status.FAILED, "error": _storable(error)[:2000]}, now)
 
 
 def release(job: Job) -> bool:
@@ -164,6 +190,11 @@ def prune() -> int:
     ended = Job.objects.filter(status__in=[Job.Status.SUCCEEDED, Job.Status.FAILED, Job.Status.CANCELLED])
     oldest = ended.order_by("-pk").values_list("pk", flat=True)[KEPT : KEPT + 1].first()
     return ended.filter(pk__lte=oldest).delete()[0] if oldest is not None else 0
+
+
+def _storable(text: str) -> str:
+    """What a job said, without the one sign that PostgreSQL cannot keep."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _due(now: datetime) -> QuerySet[Job]:
