@@ -40,6 +40,14 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""  # SHA-256 of the module's source at registration
 
 
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version that another one is made of. It stays on the shelf as long as that one does."""
+
+    role: str  # what it does there: `member` or `meta` of an ensemble, the name of a pipeline's step
+    name: str  # model:number when it was composed, for people
+    digest: str  # of its artifact
+
+
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The proof that the packaged model answers as the original did."""
 
@@ -58,8 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     model: str
     task: Task
-    framework: str  # lightgbm, logistic, scorecard, sklearn, xgboost, onnx, python
-    runtime: str  # the runtime that serves it: onnx, text, lightgbm, xgboost, sklearn, python
+    framework: str  # lightgbm, logistic, scorecard, sklearn, xgboost, onnx, python, ensemble, pipeline
+    runtime: str  # the runtime that serves it: onnx, text, lightgbm, xgboost, sklearn, python, ensemble, pipeline
     created_at: str  # ISO 8601, UTC
     files: dict[str, FileEntry]
     signature: Signature
@@ -72,6 +80,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     independent_rows: bool = True  # measured: a row's answer does not depend on its neighbours, so calls may be joined
     trusted: bool = False  # holds or names code that was trusted at registration: a pickle, a user's own class
     code: Code | None = None
+    members: tuple[Member, ...] = ()  # what it is made of, on the same shelf; members may have members
+    steps: tuple[str, ...] = ()  # of what is made of several: each is timed, and named where it fails
+    in_worker: bool = False  # a member needs a model worker, so the whole is served from one
 
     def __post_init__(self) -> None:
         if (self.signature.layout == "tensors") != (not self.contract.columns):

@@ -74,6 +74,14 @@ class Shelf:
 
     def open(self, digest: str) -> Artifact:
         """The artifact of that digest, every byte verified. Raises NotFound, or InvalidInput if a byte differs."""
+        artifact = self.describe(digest)
+        for name, entry in artifact.manifest.files.items():
+            if _sha256(artifact.folder / name) != entry.sha256:
+                raise InvalidInput(f"artifact {digest[:12]}: {name} was changed after it was stored")
+        return artifact
+
+    def describe(self, digest: str) -> Artifact:
+        """The artifact by its verified manifest alone, its files not looked at: for who asks what it is. See `open`."""
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise NotFound("an artifact's digest is 64 hex digits")
         folder = self.folder / digest
@@ -84,12 +92,15 @@ class Shelf:
         if hashlib.sha256(head).hexdigest() != digest:
             raise InvalidInput(f"artifact {digest[:12]}: the manifest was changed after it was stored")
         manifest = msgspec.json.decode(head, type=Manifest)
-        for name, entry in manifest.files.items():
-            if not _is_plain(name):
-                raise InvalidInput(f"artifact {digest[:12]}: a file name leaves the folder")
-            if _sha256(folder / name) != entry.sha256:
-                raise InvalidInput(f"artifact {digest[:12]}: {name} was changed after it was stored")
+        if not all(map(_is_plain, manifest.files)):
+            raise InvalidInput(f"artifact {digest[:12]}: a file name leaves the folder")
         return Artifact(digest, manifest, folder)
+
+    def bytes_of(self, digest: str) -> int:
+        """The size of an artifact's files and of all that it is made of. Raises as `describe`."""
+        manifest = self.describe(digest).manifest
+        members = {member.digest for member in manifest.members}
+        return sum(entry.size for entry in manifest.files.values()) + sum(map(self.bytes_of, members))
 
     def digests(self) -> list[str]:
         """Every artifact on the shelf."""

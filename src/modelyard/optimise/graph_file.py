@@ -53,14 +53,7 @@ class Graph(msgspec.Struct, frozen=True):
 
 def read_graph(data: bytes) -> Graph:
     """The graph, fit for serving. Raises InvalidInput with the reason: not ONNX, external data, custom operators ..."""
-    try:
-        model = onnx.load_model_from_string(data)
-        _refuse_foreign(model)
-        onnx.checker.check_model(model)
-    except InvalidInput:
-        raise
-    except Exception as error:  # the parser and the checker raise many kinds, and none of them is more than a reason
-        raise InvalidInput(f"this is not a sound ONNX model: {str(error).splitlines()[0][:200]}") from None
+    model = sound(data)
     classes = _classes(model)
     _take_off_zipmap(model)
     session = open_session(model.SerializeToString())
@@ -72,6 +65,19 @@ def read_graph(data: bytes) -> Graph:
     inputs = tuple(_input(tensor) for tensor in session.get_inputs())
     outputs = tuple(_output(tensor) for tensor in session.get_outputs())
     return Graph(model.SerializeToString(), inputs, outputs, task, same, classes)
+
+
+def sound(data: bytes) -> onnx.ModelProto:
+    """The model in an ONNX file. Raises InvalidInput as `read_graph` does."""
+    try:
+        model = onnx.load_model_from_string(data)
+        _refuse_foreign(model)
+        onnx.checker.check_model(model)
+    except InvalidInput:
+        raise
+    except Exception as error:  # the parser and the checker raise many kinds, and none of them is more than a reason
+        raise InvalidInput(f"this is not a sound ONNX model: {str(error).splitlines()[0][:200]}") from None
+    return model
 
 
 def keep_outputs(data: bytes, names: dict[str, str]) -> bytes:

@@ -11,8 +11,8 @@ IN_WORKERS = frozenset(("lightgbm", "python", "sklearn", "xgboost"))
 
 
 def needs_worker(manifest: Manifest) -> bool:
-    """Whether this version lives in model workers: its runtime holds the interpreter, or runs trusted code."""
-    return manifest.runtime in IN_WORKERS
+    """Whether this version lives in model workers: its runtime, or a member's, holds the interpreter or runs code."""
+    return manifest.runtime in IN_WORKERS or manifest.in_worker
 
 
 def open_runtime(artifact: Artifact, threads: int = 1) -> Runtime:
@@ -41,6 +41,14 @@ def open_runtime(artifact: Artifact, threads: int = 1) -> Runtime:
         from modelyard.runtimes.python import PythonRuntime
 
         return PythonRuntime(artifact, threads)
+    if artifact.manifest.runtime == "ensemble":
+        from modelyard.runtimes.ensemble import EnsembleRuntime
+
+        return EnsembleRuntime(artifact, threads)
+    if artifact.manifest.runtime == "pipeline":
+        from modelyard.runtimes.pipeline import PipelineRuntime
+
+        return PipelineRuntime(artifact, threads)
     raise InvalidInput(
         f"artifact {artifact.digest[:12]} asks for runtime {artifact.manifest.runtime!r}, which is unknown"
     )

@@ -6,6 +6,7 @@ the version is served, but its calls are never joined into batches nor split.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from modelyard.runtimes.base import Runtime
 TOLERANCE = 1e-5
 FREE_SIZE = 4  # of a dimension that may be anything, in tensors that are made up
 _THREADS = 4
+_SLOW_S = 0.1  # one answer
 _WORDS = ("one", "zwei", "три", "四", "", "five and a half")
 
 ONE_FOR_EACH = "every output has one answer for each row"
@@ -87,15 +89,15 @@ def rows_are_independent(promises: list[Promise], needed: frozenset[str] = froze
     return not broken
 
 
-def random_tensors(specs: tuple[TensorSpec, ...], count: int = 6) -> Tensors:
+def random_tensors(specs: tuple[TensorSpec, ...], count: int = 6, free_size: int = FREE_SIZE) -> Tensors:
     """Made-up tensors of `count` rows as a signature wants them, the same each time."""
     random = np.random.default_rng(0)
-    return {spec.name: _random(spec, count, random) for spec in specs}
+    return {spec.name: _random(spec, count, free_size, random) for spec in specs}
 
 
-def _random(spec: TensorSpec, count: int, random: np.random.Generator) -> NDArray[Any]:
+def _random(spec: TensorSpec, count: int, free_size: int, random: np.random.Generator) -> NDArray[Any]:
     first, *rest = spec.shape
-    shape = [count if first < 0 else first, *(FREE_SIZE if size < 0 else size for size in rest)]
+    shape = [count if first < 0 else first, *(free_size if size < 0 else size for size in rest)]
     dtype = NUMPY_TYPES[spec.datatype]
     if dtype.kind == "O":
         return random.choice(np.array(_WORDS, dtype=object), shape)
@@ -155,8 +157,11 @@ def _explanations_add_up(runtime: Runtime, inputs: Tensors, whole: Tensors) -> P
 
 
 def _threads_agree(runtime: Runtime, inputs: Tensors, whole: Tensors) -> Promise:
+    began = time.perf_counter()
+    answers = [runtime.predict(inputs)]
+    rounds = 4 if time.perf_counter() - began < _SLOW_S else 1  # what takes long meets the others in one round
     with ThreadPoolExecutor(_THREADS) as pool:
-        answers = list(pool.map(lambda _: runtime.predict(inputs), range(4 * _THREADS)))
+        answers += pool.map(lambda _: runtime.predict(inputs), range(rounds * _THREADS))
     difference = max(_difference(whole, answer) for answer in answers)
     return Promise(THREADS_AGREE, difference <= TOLERANCE, f"differs by {difference:.3g}")
 

@@ -14,6 +14,7 @@ from modelyard.contract.errors import InvalidInput
 from modelyard.contract.features import Column
 from modelyard.contract.tensor import Matrix, Tensors
 from modelyard.runtimes.contributions import TreeContributions
+from modelyard.runtimes.sessions import open_session
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -31,14 +32,7 @@ class OnnxRuntime:
     is_thread_safe = True
 
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning burns the neighbour's core
-        options.log_severity_level = 4  # its error lines may hold a caller's values
-        self._session = ort.InferenceSession(
-            str(artifact.path("model.onnx")), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(artifact, threads)
         is_table = artifact.manifest.signature.layout != "tensors"
         self._feed = _feed(self._session, artifact.manifest.contract.features) if is_table else None
         names = [output.name for output in self._session.get_outputs()]

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
@@ -22,6 +21,7 @@ from modelyard.contract.encoding import refusal
 from modelyard.contract.errors import InvalidInput, Violation
 from modelyard.contract.tensor import Matrix, Tensors
 from modelyard.runtimes.buckets import runs
+from modelyard.runtimes.sessions import open_session
 
 # Tokenizers would start one thread for each core, in each worker: the machine's threads are divided once, by us.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -75,14 +75,7 @@ class TextRuntime:
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
         self.recipe = msgspec.json.decode(artifact.read(TEXT_FILE), type=TextRecipe)
         self._tokenizer = open_tokenizer(artifact.read("tokenizer.json"), self.recipe)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning burns the neighbour's core
-        options.log_severity_level = 4  # its error lines may hold a caller's values
-        self._session = ort.InferenceSession(
-            str(artifact.path("model.onnx")), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(artifact, threads)
         self._fed = {tensor.name: _FEEDS[tensor.name] for tensor in self._session.get_inputs()}
         self._dtypes = {tensor.name: _INTEGERS[tensor.type] for tensor in self._session.get_inputs()}
         self._budget = self.recipe.batch_tokens * threads if self.recipe.together else 0

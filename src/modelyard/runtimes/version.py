@@ -147,7 +147,11 @@ class LoadedVersion:
         return rows
 
     def varied_tensors(self, count: int) -> Tensors:
-        """Tensors as the signature wants them, the same each time; free dimensions are `FREE_DIMENSION`."""
+        """Tensors as the signature wants them, the same each time: the version's own example repeated, or made up; then
+        free dimensions are `FREE_DIMENSION`."""
+        example: Tensors | None = getattr(self.runtime, "example", None)
+        if example is not None:
+            return {name: np.resize(values, (count, *values.shape[1:])) for name, values in example.items()}
         random = np.random.default_rng(0)
         return {spec.name: _made_up(spec, count, random) for spec in self.manifest.signature.inputs}
 
