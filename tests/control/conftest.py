@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from kit.postgres import Server
 from modelyard.artifacts.manifest import Lineage, Manifest
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.home import Home
@@ -17,34 +19,65 @@ Register = Callable[..., int]
 
 
 @pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as the first start leaves it."""
+def fresh_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SQLite as the first start leaves it."""
     home = tmp_path_factory.mktemp("fresh") / "home"
-    start(Settings(home=str(home)))
-    from django.conf import settings
+    made(Settings(home=str(home)))
+    return Home(home).database
+
+
+@pytest.fixture(scope="session")
+def fresh_template(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """PostgreSQL as the first start leaves it: the name of a database to copy."""
+    with postgres.database() as name:
+        made(Settings(home=str(tmp_path_factory.mktemp("fresh") / "home"), database_url=postgres.socket_url(name)))
+        yield name
+
+
+def made(settings: Settings) -> None:
+    """Start once, and leave nothing open."""
+    start(settings)
+    from django.conf import settings as django_settings
     from django.contrib.auth.hashers import get_hashers, get_hashers_by_algorithm
     from django.db import connections
 
     connections.close_all()
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # slow ones would be most of the time
+    django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # slow ones take most time
     get_hashers.cache_clear()
     get_hashers_by_algorithm.cache_clear()
-    return Home(home).database
 
 
-@pytest.fixture
-def home(own_home: Path, fresh_database: Path) -> Iterator[Home]:
-    """A home that the control plane is awake for."""
-    place = Home(own_home).prepare()
-    shutil.copy(fresh_database, place.database)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home(own_home: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
+    """A home that the control plane is awake for, once with each database.
+
+    Whoever can only mean one of them says so: `@pytest.mark.parametrize("home", ["sqlite"], indirect=True)`.
+    """
+    with on_sqlite(own_home, request) if request.param == "sqlite" else on_postgresql(own_home, request) as settings:
+        start(settings)
+        from django.core.cache import cache
+        from django.db import connections
+
+        cache.clear()
+        yield Home(own_home)
+        connections.close_all()
+
+
+@contextmanager
+def on_sqlite(root: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """A home with a file of its own."""
+    place = Home(root).prepare()
+    shutil.copy(request.getfixturevalue("fresh_file"), place.database)
     place.database.chmod(0o600)
-    start(Settings(home=str(own_home)))
-    from django.core.cache import cache
-    from django.db import connections
+    yield Settings(home=str(root))
 
-    cache.clear()
-    yield place
-    connections.close_all()
+
+@contextmanager
+def on_postgresql(root: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """A home with a database of its own on the server."""
+    server: Server = request.getfixturevalue("postgres")
+    with server.database(request.getfixturevalue("fresh_template")) as name:
+        yield Settings(home=str(root), database_url=server.socket_url(name))
 
 
 def manifest_of(name: str, seed: int, columns: tuple[Column, ...] = (Column("age", "number"),)) -> Manifest:

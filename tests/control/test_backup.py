@@ -16,9 +16,15 @@ from modelyard.artifacts.store import Shelf
 from modelyard.contract.errors import Conflict, InvalidInput, NotFound
 from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings
-from modelyard.control.backup import backup, restore
+from modelyard.control.backup import backup
 from modelyard.control.deployments.reading import read_plan
-from modelyard.control.setup import start
+from modelyard.control.restore import restore
+from modelyard.control.setup import active_settings, start
+
+
+def on_sqlite(home: Home) -> Settings:
+    """The settings of a home with a file for its database."""
+    return Settings(home=str(home.root))
 
 
 @pytest.fixture
@@ -37,10 +43,10 @@ def test_a_home_comes_back(served: Home, tmp_path: Path) -> None:
     from modelyard.control.deployments.services import deploy
     from modelyard.control.registry.work import register_packaged  # noqa: F401 - the room must be importable alone
 
-    archive = backup(served, tmp_path / "backup.tar.gz")
+    archive = backup(active_settings(), tmp_path / "backup.tar.gz")
     assert archive.stat().st_mode & 0o777 == 0o600
     copy = Home(tmp_path / "copy")
-    assert restore(copy, archive) is None
+    assert restore(on_sqlite(copy), archive) == []
     assert read_plan(copy) == read_plan(served)
     assert read_names(copy) == read_names(served)
     assert copy.database.stat().st_mode & 0o777 == 0o600
@@ -67,13 +73,13 @@ def test_a_backup_is_whole_while_others_write(served: Home, register, tmp_path: 
     writer.start()
     first.wait(30)
     try:
-        archives = [backup(served, tmp_path / f"{number}.tar.gz") for number in range(3)]
+        archives = [backup(active_settings(), tmp_path / f"{number}.tar.gz") for number in range(3)]
     finally:
         stop.set()
         writer.join()
     for number, archive in enumerate(archives):
         copy = Home(tmp_path / f"copy {number}")
-        restore(copy, archive)
+        restore(on_sqlite(copy), archive)
         with closing(sqlite3.connect(copy.database)) as database:
             digests = {row[0] for row in database.execute("SELECT digest FROM registry_version")}
         assert len(digests) >= 2
@@ -81,31 +87,30 @@ def test_a_backup_is_whole_while_others_write(served: Home, register, tmp_path: 
 
 
 def test_a_home_that_holds_something_is_not_overwritten(served: Home, tmp_path: Path) -> None:
-    archive = backup(served, tmp_path / "backup.tar.gz")
+    archive = backup(active_settings(), tmp_path / "backup.tar.gz")
     with pytest.raises(Conflict, match="--force"):
-        restore(served, archive)
+        restore(active_settings(), archive)
     with pytest.raises(Conflict, match="exists"):
-        backup(served, archive)
+        backup(active_settings(), archive)
     before = served.plan.read_bytes()
-    aside = restore(served, archive, force=True)
-    assert aside is not None
-    assert (aside / "plan.json").read_bytes() == before == served.plan.read_bytes()
+    aside, *_ = restore(active_settings(), archive, force=True)
+    assert (Path(aside) / "plan.json").read_bytes() == before == served.plan.read_bytes()
 
 
 def test_a_running_control_plane_is_not_pulled_away(served: Home, tmp_path: Path) -> None:
     import os
 
-    archive = backup(served, tmp_path / "backup.tar.gz")
+    archive = backup(active_settings(), tmp_path / "backup.tar.gz")
     (served.run / "control.pid").write_text(str(os.getpid()))
     with pytest.raises(Conflict, match="stop it first"):
-        restore(served, archive, force=True)
+        restore(active_settings(), archive, force=True)
 
 
 def test_an_empty_home_has_nothing_to_back_up(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        backup(Home(tmp_path / "empty"), tmp_path / "backup.tar.gz")
+        backup(on_sqlite(Home(tmp_path / "empty")), tmp_path / "backup.tar.gz")
     with pytest.raises(NotFound):
-        restore(Home(tmp_path / "empty"), tmp_path / "backup.tar.gz")
+        restore(on_sqlite(Home(tmp_path / "empty")), tmp_path / "backup.tar.gz")
 
 
 def rewrite(
@@ -142,7 +147,7 @@ def test_no_entry_chooses_where_it_lands(served: Home, tmp_path: Path, name: str
             entry.name = name
         return entry, content
 
-    bad = rewrite(backup(served, tmp_path / "good.tar.gz"), tmp_path / "bad.tar.gz", change)
+    bad = rewrite(backup(active_settings(), tmp_path / "good.tar.gz"), tmp_path / "bad.tar.gz", change)
     refused(tmp_path, bad, "no backup has")
 
 
@@ -153,7 +158,7 @@ def test_only_files_are_restored(served: Home, tmp_path: Path, kind: bytes) -> N
             entry.type, entry.linkname = kind, "/etc/passwd"
         return entry, content
 
-    bad = rewrite(backup(served, tmp_path / "good.tar.gz"), tmp_path / "bad.tar.gz", change)
+    bad = rewrite(backup(active_settings(), tmp_path / "good.tar.gz"), tmp_path / "bad.tar.gz", change)
     refused(tmp_path, bad, "no backup has")
 
 
@@ -173,7 +178,7 @@ def test_a_changed_byte_is_found(served: Home, tmp_path: Path, name: str, reason
             content = content.replace(b"scores", b"scares") if name.endswith("json") else b"x" + content[1:]
         return entry, content
 
-    bad = rewrite(backup(served, tmp_path / "good.tar.gz"), tmp_path / "bad.tar.gz", change)
+    bad = rewrite(backup(active_settings(), tmp_path / "good.tar.gz"), tmp_path / "bad.tar.gz", change)
     refused(tmp_path, bad, reason)
 
 
@@ -185,7 +190,7 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_cut_archive_restores_nothing(served: Home, tmp_path: Path) -> None:
-    good = backup(served, tmp_path / "good.tar.gz")
+    good = backup(active_settings(), tmp_path / "good.tar.gz")
     path = tmp_path / "bad.tar.gz"
     path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     refused(tmp_path, path, "backup of Modelyard|cannot be read")
@@ -195,7 +200,7 @@ def refused(folder: Path, archive: Path, reason: str) -> None:
     """Restoring says why not, and leaves nothing behind."""
     target = folder / "target" / "home"
     with pytest.raises(InvalidInput, match=reason):
-        restore(Home(target), archive)
+        restore(on_sqlite(Home(target)), archive)
     assert list(target.parent.iterdir()) == []
     assert not (folder / "escaped").exists()
     assert not (folder / "target" / "escaped").exists()

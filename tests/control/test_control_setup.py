@@ -11,15 +11,20 @@ import pytest
 from modelyard.contract.errors import InvalidInput
 from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings, load_settings
+from modelyard.control.database import database_of
 from modelyard.control.main import gunicorn_options
-from modelyard.control.setup import active_home, database_of, environment_of, hosts_of, start
+from modelyard.control.setup import active_home, active_settings, environment_of, hosts_of, start
+
+SQLITE_ONLY = pytest.mark.parametrize("home", ["sqlite"], indirect=True)
 
 
+@SQLITE_ONLY
 def test_the_database_and_the_keys_are_the_owners_alone(home: Home) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in (home.root, home.database, home.keys / "session.key")}
     assert modes == {"home": 0o700, "control.sqlite3": 0o600, "session.key": 0o600}
 
 
+@SQLITE_ONLY
 def test_sqlite_waits_for_writers_and_lets_readers_read(home: Home) -> None:
     from django.db import connection
 
@@ -31,18 +36,19 @@ def test_sqlite_waits_for_writers_and_lets_readers_read(home: Home) -> None:
 def test_another_home_is_another_database(home: Home, tmp_path: Path) -> None:
     from modelyard.control.accounts.services import create_key, list_keys
 
+    before = active_settings()
     create_key("somebody", ["infer"], by="test")
     start(Settings(home=str(tmp_path / "other")))
     assert active_home().root == tmp_path / "other"
     assert not list_keys().exists()
-    start(Settings(home=str(home.root)))
+    start(before)
     assert list_keys().count() == 1
 
 
-def test_many_processes_may_be_the_first(tmp_path: Path) -> None:
+def test_many_processes_may_be_the_first(empty_database: str, tmp_path: Path) -> None:
     program = "from modelyard.control.setup import start; start(); from modelyard.control.accounts.services import *; "
     program += "print(ensure_admin() is not None)"
-    environment = {**os.environ, "MODELYARD_HOME": str(tmp_path / "first")}
+    environment = {**os.environ, "MODELYARD_HOME": str(tmp_path / "first"), "MODELYARD_DATABASE_URL": empty_database}
     processes = [
         subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -62,8 +68,9 @@ def test_postgres_is_read_from_a_url() -> None:
     settings = Settings(database_url="postgres://me:s%40cret@db.example:6432/yard?sslmode=require")
     database = database_of(settings)
     assert database["ENGINE"] == "django.db.backends.postgresql"
-    asked = [database[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")]
-    assert asked == ["yard", "me", "s@cret", "db.example", "6432", {"sslmode": "require"}]
+    asked = [database[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")]
+    assert asked == ["yard", "me", "s@cret", "db.example", "6432"]
+    assert database["OPTIONS"]["sslmode"] == "require"
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "postgres://host", "postgres://host:port/name", "nonsense"])

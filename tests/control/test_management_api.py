@@ -169,10 +169,11 @@ def test_from_password_to_a_served_version(visitor, admin, register) -> None:
     }
     assert call("PUT", "endpoints/scores/traffic", {"weights": {"1": 80, "2": 30}}).status_code == 422
     assert call("PUT", "endpoints/scores/traffic", {"weights": {"one": 100}}).status_code == 422
-    assert call("PUT", "endpoints/scores", {"cutoff": 0.4}).json()["cutoff"] == 0.4
+    assert call("PUT", "endpoints/scores", {"cutoff": 0.4}).status_code == 409  # the version has no decision
+    assert call("PUT", "endpoints/scores", {"max_rows": 7}).json()["max_rows"] == 7
     assert call("PUT", "models/scores/aliases/champion", {"version": 2}).json()["aliases"] == ["champion"]
     assert call("GET", "models/scores/versions/champion").json()["version"] == 2
-    assert call("GET", "plan").json()["endpoints"][0]["cutoff"] == 0.4
+    assert call("GET", "plan").json()["endpoints"][0]["max_rows"] == 7
     assert call("GET", "audit").json()["results"][0]["principal"] == "admin"
     assert call("DELETE", "endpoints/scores").status_code == 204
     assert call("GET", "endpoints/scores").json()["code"] == "not_found"
@@ -270,12 +271,17 @@ def test_the_admin_shows_everything_and_edits_nothing(admin, register) -> None:
     from django.contrib import admin as site
 
     from modelyard.control.accounts.services import create_key
-    from modelyard.control.deployments.services import deploy
+    from modelyard.control.deployments.services import configure, deploy, undeploy
     from modelyard.control.jobs.services import enqueue
+    from modelyard.control.rollouts.services import start_rollout
     from modelyard.control.training.services import begin_run
 
-    register()
-    deploy("scores", by="test")
+    for seed in (1, 2):
+        register(seed)
+    deploy("scores", 1, by="test")
+    start_rollout("scores", 2, by="test")
+    configure("scores", "test", needs_approval=True)
+    undeploy("scores", by="test")  # waits: a change to show
     create_key("somebody", ["infer"], by="test")
     enqueue("modelyard.control.training.work.table_job", {"run_id": 1, "by": "test"}, by="test")
     begin_run(by="test", model="scores", source="table.csv")
@@ -288,7 +294,7 @@ def test_the_admin_shows_everything_and_edits_nothing(admin, register) -> None:
         assert admin.get(base).status_code == 200, base
         detail = f"{base}{model.objects.first().pk}/change/"
         assert admin.get(detail).status_code == 200, detail
-        for path in (detail, f"{base}add/", detail.replace("change", "delete")):
+        for path in (detail, f"{base}add/", detail.removesuffix("change/") + "delete/"):
             assert admin.post(path, {}).status_code == 403, path
 
 

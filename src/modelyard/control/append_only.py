@@ -3,6 +3,7 @@
 from typing import Any, NoReturn
 
 from django.db import migrations, models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from modelyard.contract.errors import Conflict
@@ -44,27 +45,43 @@ def guard(table: str) -> migrations.RunPython:
 
     def remove(apps: Any, editor: BaseDatabaseSchemaEditor) -> None:
         on = f" ON {table}" if editor.connection.vendor == "postgresql" else ""
-        for verb in ("update", "delete"):
-            editor.execute(f"DROP TRIGGER {table}_no_{verb}{on}")
+        for verb in _verbs(editor.connection.vendor):
+            editor.execute(f"DROP TRIGGER IF EXISTS {table}_no_{verb}{on}")
 
     return migrations.RunPython(add, remove)
 
 
+def guard_all(connection: BaseDatabaseWrapper) -> None:
+    """See that every table that only grows has its triggers; harmless to repeat.
+
+    To be called after migrations: SQLite changes a table by making another one, and the triggers stay behind.
+    """
+    with connection.cursor() as cursor:
+        there = set(connection.introspection.table_names(cursor))
+        for kind in AppendOnly.__subclasses__():
+            if kind._meta.db_table in there:
+                for statement in _statements(connection.vendor, kind._meta.db_table):
+                    cursor.execute(statement)
+
+
+def _verbs(vendor: str) -> tuple[str, ...]:
+    return ("update", "delete", "truncate") if vendor == "postgresql" else ("update", "delete")
+
+
 def _statements(vendor: str, table: str) -> list[str]:
+    """What makes the triggers, whether they are there or not."""
     if vendor == "sqlite":
         return [
-            f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
+            f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
             f"BEGIN SELECT RAISE(ABORT, '{table} only grows'); END"
-            for verb in ("update", "delete")
+            for verb in _verbs(vendor)
         ]
-    if vendor == "postgresql":
-        function = (
-            f"CREATE OR REPLACE FUNCTION {table}_only_grows() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN RAISE EXCEPTION '{table} only grows'; END $$"
-        )
-        return [function] + [
-            f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
-            f"FOR EACH ROW EXECUTE FUNCTION {table}_only_grows()"
-            for verb in ("update", "delete")
-        ]
-    return []
+    function = (
+        f"CREATE OR REPLACE FUNCTION {table}_only_grows() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{table} only grows'; END $$"
+    )
+    return [function] + [
+        f"CREATE OR REPLACE TRIGGER {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
+        f"FOR EACH {'STATEMENT' if verb == 'truncate' else 'ROW'} EXECUTE FUNCTION {table}_only_grows()"
+        for verb in _verbs(vendor)
+    ]

@@ -6,8 +6,10 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -38,8 +40,10 @@ class ControlServer(BaseApplication):
 
     def load(self) -> Callable[..., Any]:
         """The application, made in the worker."""
+        from modelyard.control import release
         from modelyard.control.wsgi import application
 
+        release.leave = partial(os.kill, os.getppid(), signal.SIGTERM)  # gunicorn's own parent process
         return application
 
 

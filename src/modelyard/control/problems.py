@@ -1,6 +1,7 @@
 """Errors on the management API: every one is a problem+json document (RFC 9457)."""
 
 import logging
+import sys
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from rest_framework.views import set_rollback
 
 from modelyard.contract.errors import InvalidInput, ModelyardError, Undecodable
 from modelyard.contract.wire import HTTP_STATUS
+from modelyard.control.database import error_of
 
 log = logging.getLogger("modelyard.control")
 
@@ -60,6 +62,7 @@ def problem(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
 def problem_of(error: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's exception handler; what nobody raised on purpose goes on to `server_error`."""
     set_rollback()
+    error = error_of(error) or error
     if isinstance(error, ModelyardError):
         return _of_ours(error)
     if isinstance(error, Http404):
@@ -86,13 +89,18 @@ def problem_of(error: Exception, context: dict[str, Any]) -> Response | None:
 
 
 def _of_ours(error: ModelyardError) -> Response:
+    body, status, headers = _document(error)
+    return Response(body, status, headers=headers, content_type=CONTENT_TYPE)
+
+
+def _document(error: ModelyardError) -> tuple[dict[str, Any], int, dict[str, str]]:
     status = status_of(error)
     more: dict[str, Any] = {"retryable": error.retryable}
     if isinstance(error, InvalidInput) and error.violations:
         more["violations"] = msgspec.to_builtins(error.violations)
     retry_after_s = getattr(error, "retry_after_s", None)
     headers = {"Retry-After": str(max(1, round(retry_after_s)))} if retry_after_s else {}
-    return Response(problem(status, error.code, str(error), **more), status, headers=headers, content_type=CONTENT_TYPE)
+    return problem(status, error.code, str(error), **more), status, headers
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -103,7 +111,10 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """500: Django has logged what happened; the caller learns nothing of the inside."""
+    """500: Django has logged what happened; the caller learns nothing of the inside. 503 while the database is away."""
+    if (known := error_of(sys.exception())) is not None:
+        body, status, headers = _document(known)
+        return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
     if not request.path.startswith("/api/"):
         return defaults.server_error(request)
     return _json(500, "internal", "the request could not be completed; the server's log says why")

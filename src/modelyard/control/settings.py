@@ -1,8 +1,9 @@
 """Django's settings, all derived from the home's own settings; nothing is configured here twice."""
 
 from modelyard.contract.home import Home
+from modelyard.control.database import database_of
 from modelyard.control.secret import secret_key
-from modelyard.control.setup import active_settings, database_of, hosts_of
+from modelyard.control.setup import active_settings, hosts_of
 
 _settings = active_settings()
 _tls = bool(_settings.tls_certificate)
@@ -25,6 +26,7 @@ INSTALLED_APPS = [
     "modelyard.control.accounts",
     "modelyard.control.registry",
     "modelyard.control.deployments",
+    "modelyard.control.rollouts",
     "modelyard.control.training",
     "modelyard.control.jobs",
 ]
@@ -32,6 +34,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "modelyard.control.release.same_release",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -57,6 +60,8 @@ TEMPLATES = [
 ]
 
 DATABASES = {"default": database_of(_settings)}
+DATABASE_ROUTERS = ["modelyard.control.transfer.MigratedDatabase"]
+TASKS = {"default": {"BACKEND": "modelyard.control.jobs.backend.JobBackend"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTHENTICATION_BACKENDS = ["modelyard.control.accounts.authentication.PatientBackend"]
@@ -115,6 +120,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {"VersionStatusEnum": "modelyard.control.registry.models.Version.Status"},
 }
 
 LOGGING = {

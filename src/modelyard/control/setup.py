@@ -1,35 +1,59 @@
-"""Waking the control plane for one home: settings, database, migrations. The only door from outside.
+"""Waking the control plane for one home: settings, Django, and a database of this release. The only door from outside.
 
 `start` first, then import models and services: Django refuses to load tables before it is set up.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from modelyard.contract.errors import InvalidInput
 from modelyard.contract.home import Home
 from modelyard.contract.settings import ENVIRONMENT, Settings, load_settings
-from modelyard.control.locks import exclusive
+from modelyard.control.database import database_of, reach, require_driver
 from modelyard.control.secret import secret_key
 
 _active: Settings | None = None
-_prepared: dict[Path, tuple[int, int] | None] = {}  # home -> the database file that was seen up to date
+_outside: Settings | None = None  # what environment and files said when it was started
+_prepared: dict[tuple[Path, str], tuple[int, int] | None] = {}  # home and URL -> the file that was seen to be right
 
 
 def start(settings: Settings | None = None) -> Settings:
-    """Set Django up for the home of `settings` and bring its database up to date; harmless to repeat.
+    """Set Django up for the home of `settings` and see that its database is of this release; harmless to repeat.
 
-    The settings in force come back, with the home as an absolute path. A process that works on another home (a
-    notebook, a test) may start again with it: what it had open on the first home is closed. A long-lived process
-    starts again now and then, and so notices that its database file was removed or replaced.
+    The settings in force come back, with the home as an absolute path. A fresh database is made. A process that works
+    on another home (a notebook, a test) may start again with it: what it had open on the first home is closed. A
+    long-lived process starts again now and then, and so notices that its database was removed, replaced or upgraded.
+
+    Raises DatabaseAway if PostgreSQL is, InvalidInput for a wrong `database_url`, OtherRelease if `upgrade` is due or
+    a newer release has been here.
     """
-    global _active
-    settings = settings or load_settings()[0]
+    settings = wake(settings)
+    _see_to_the_database(settings)
+    return settings
+
+
+def wake(settings: Settings | None = None) -> Settings:
+    """The same without a look at the database. Whoever gives no settings means those in force, or, if environment or
+    files say something else than they did at the last start, what they say now.
+    """
+    global _active, _outside
+    if settings is None:
+        outside = load_settings()[0]
+        settings = _active if _active is not None and outside == _outside else outside
+        _outside = outside
+    elif settings != _active:
+        with contextlib.suppress(InvalidInput):  # nobody asked what they say
+            _outside = load_settings()[0]
     settings = msgspec.structs.replace(settings, home=str(settings.root.expanduser().resolve()))
+    database_of(settings)  # refuses before anything is made
+    if settings.database_url:
+        require_driver()
     moved = _active is not None and settings != _active
     _active = settings
     Home(settings.root).prepare()
@@ -41,8 +65,19 @@ def start(settings: Settings | None = None) -> Settings:
         django.setup()
     elif moved:
         _move(settings)
-    _bring_up_to_date(settings)
     return settings
+
+
+@contextmanager
+def awake_elsewhere(settings: Settings) -> Iterator[None]:
+    """Work on another home for the length of a block, without a look at its database."""
+    before = _active
+    wake(settings)
+    try:
+        yield
+    finally:
+        if before is not None:
+            wake(before)
 
 
 def active_settings() -> Settings:
@@ -62,38 +97,6 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return inherited | {f"{ENVIRONMENT}{name.upper()}": _text(value) for name, value in values.items()}
 
 
-def database_of(settings: Settings) -> dict[str, Any]:
-    """Django's description of the database: SQLite in the home, or `postgres://user:password@host:port/name`."""
-    if not settings.database_url:
-        return {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": str(Home(settings.root).database),
-            "OPTIONS": {
-                "timeout": 20,  # seconds that a writer waits for another one
-                "transaction_mode": "IMMEDIATE",  # two writers queue; neither fails halfway through
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA journal_size_limit=67108864",
-            },
-        }
-    try:
-        url = urlsplit(settings.database_url)
-        port = url.port
-    except ValueError:
-        raise InvalidInput("database_url: the port is a number below 65536") from None
-    if url.scheme not in ("postgres", "postgresql") or not url.path.strip("/"):
-        raise InvalidInput("database_url is postgres://user:password@host:port/name, or empty for SQLite in the home")
-    return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": unquote(url.path.strip("/")),
-        "USER": unquote(url.username or ""),
-        "PASSWORD": unquote(url.password or ""),
-        "HOST": url.hostname or "",
-        "PORT": str(port or ""),
-        "OPTIONS": dict(parse_qsl(url.query)),
-        "CONN_MAX_AGE": 60,
-        "CONN_HEALTH_CHECKS": True,
-    }
-
-
 def hosts_of(settings: Settings) -> list[str]:
     """Names that a request may call this server by; anything else is refused, which stops DNS rebinding."""
     own = [] if settings.host in ("0.0.0.0", "::") else [settings.host]  # noqa: S104 - compared, not bound
@@ -108,30 +111,33 @@ def _is_set_up() -> bool:
 
 def _move(settings: Settings) -> None:
     from django.conf import settings as django_settings
+    from django.contrib.contenttypes.models import ContentType
     from django.db import connections
 
     connections.close_all()
-    connections.settings["default"].update(database_of(settings))
-    del connections["default"]
+    connections.settings["default"] = connections.configure_settings({"default": database_of(settings)})["default"]
+    with contextlib.suppress(AttributeError):  # nobody has asked it anything yet
+        del connections["default"]
+    ContentType.objects.clear_cache()  # its numbers are another database's
     django_settings.SECRET_KEY = secret_key(Home(settings.root))
     django_settings.ALLOWED_HOSTS = hosts_of(settings)
 
 
-def _bring_up_to_date(settings: Settings) -> None:
-    home = Home(settings.root)
-    if home.root in _prepared:
-        if settings.database_url or _identity(home.database) == _prepared[home.root] is not None:
+def _see_to_the_database(settings: Settings) -> None:
+    from modelyard.control.release import make_or_refuse, refuse_newer
+
+    home, place = Home(settings.root), (settings.root, settings.database_url)
+    if place in _prepared:
+        if settings.database_url or _identity(home.database) == _prepared[place] is not None:
+            refuse_newer()
             return
         _forget_connections()  # the file was removed or replaced under us: what is open leads nowhere
+        del _prepared[place]
     if not settings.database_url and not home.database.exists():
         os.close(os.open(home.database, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its -wal the same mode
-    if _pending_migrations():
-        with exclusive(home.run / "migrate.lock"):
-            if _pending_migrations():  # another process may have done it while this one waited
-                from django.core.management import call_command
-
-                call_command("migrate", interactive=False, verbosity=0)
-    _prepared[home.root] = _identity(home.database)
+    reach(settings)
+    make_or_refuse(home.run)
+    _prepared[place] = _identity(home.database)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -147,14 +153,6 @@ def _forget_connections() -> None:
     from django.db import connections
 
     connections.close_all()
-
-
-def _pending_migrations() -> bool:
-    from django.db import connection
-    from django.db.migrations.executor import MigrationExecutor
-
-    executor = MigrationExecutor(connection)
-    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
 def _text(value: Any) -> str:

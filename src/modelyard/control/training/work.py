@@ -11,6 +11,7 @@ import polars as pl
 from modelyard.artifacts.store import Artifact, Shelf
 from modelyard.blueprints.catalogue import blueprint as blueprint_named
 from modelyard.contract.errors import InvalidInput, ModelyardError
+from modelyard.control.registry.code_revision import with_code_revision
 from modelyard.control.registry.models import Alias, Version
 from modelyard.control.registry.services import CHAMPION, register_version, set_alias
 from modelyard.control.setup import active_home
@@ -84,6 +85,7 @@ def run_training(
             progress=diary,
             **known,
         )
+        trained = msgspec.structs.replace(trained, manifest=with_code_revision(trained.manifest))
         version = _register(trained, by)
     except BaseException as error:
         said = str(error) if isinstance(error, ModelyardError) else type(error).__name__
