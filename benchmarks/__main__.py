@@ -1,4 +1,4 @@
-"""`python -m benchmarks [growth | grpc | soak] …`: measure, and refuse to compare systems that answer wrongly."""
+"""`python -m benchmarks [VERB] …`: measure, and refuse to compare systems that answer wrongly."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import bench, growth, grpc, soak
+from benchmarks import bench, growth, grpc, models, rollouts, shadows, soak
 from benchmarks.check import WrongAnswer
 from benchmarks.load import LoadFailed
 from benchmarks.server import StartFailed
 
-VERBS = {"growth": growth, "grpc": grpc, "soak": soak}
+VERBS = {"growth": growth, "grpc": grpc, "models": models, "rollouts": rollouts, "shadows": shadows, "soak": soak}
 
 
 def main(arguments: list[str] | None = None) -> int:

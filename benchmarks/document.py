@@ -24,13 +24,13 @@ TITLES = {
 def publish(figures: Figures, page: Path = PAGE, plots: Path = PLOTS) -> None:
     """Rewrite what is between the marks of `page`, and draw the plots."""
     drawn = draw(figures, plots)
-    _between(page, "figures", _tables(figures, drawn))
+    between(page, "figures", _tables(figures, drawn))
 
 
 def publish_growth(figures: Figures, page: Path = PAGE, plots: Path = PLOTS) -> None:
     """The same for the curves of growth, which are measured apart."""
     drawn = draw(figures, plots)
-    _between(page, "growth", "\n\n".join([_where(figures), *_growth_tables(figures), *_images(drawn)]))
+    between(page, "growth", "\n\n".join([where(figures), *_growth_tables(figures), *_images(drawn)]))
 
 
 def draw(figures: Figures, folder: Path) -> list[str]:
@@ -44,7 +44,7 @@ def draw(figures: Figures, folder: Path) -> list[str]:
     return said.stdout.split()
 
 
-def _between(page: Path, name: str, text: str) -> None:
+def between(page: Path, name: str, text: str) -> None:
     begin, end = f"<!-- {name}: written by `make bench` -->\n", f"\n<!-- end of {name} -->"
     before, _, rest = page.read_text("utf-8").partition(begin)
     _, mark, after = rest.partition(end)
@@ -54,10 +54,10 @@ def _between(page: Path, name: str, text: str) -> None:
 
 
 def _tables(figures: Figures, drawn: list[str]) -> str:
-    parts = [_where(figures), *_images(drawn)]
-    parts += ["### The bar", _table(report.VERDICT_COLUMNS, report.verdict_rows(figures))]
-    parts += ["### Load", _table(report.LOAD_COLUMNS, report.load_rows(figures))]
-    parts += ["### Start and memory", _table(report.START_COLUMNS, report.start_rows(figures))]
+    parts = [where(figures), *_images(drawn)]
+    parts += ["### The bar", table(report.VERDICT_COLUMNS, report.verdict_rows(figures))]
+    parts += ["### Load", table(report.LOAD_COLUMNS, report.load_rows(figures))]
+    parts += ["### Start and memory", table(report.START_COLUMNS, report.start_rows(figures))]
     parts += [
         "### ONNX Runtime alone, in process, on one core",
         "\n".join(f"- {line}" for line in report.limit_lines(figures)),
@@ -65,7 +65,7 @@ def _tables(figures: Figures, drawn: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _where(figures: Figures) -> str:
+def where(figures: Figures) -> str:
     m = figures.machine
     return (
         f"{figures.date}: {m['cores']} cores ({m['processor']}), {m['memory']}, {m['system']}, Python {m['python']}. "
@@ -79,12 +79,12 @@ def _images(drawn: list[str]) -> list[str]:
 
 def _growth_tables(figures: Figures) -> list[str]:
     return [
-        _table(tuple(rows[0]), [tuple(f"{value:,.2f}".removesuffix(".00") for value in row.values()) for row in rows])
+        table(tuple(rows[0]), [tuple(f"{value:,.2f}".removesuffix(".00") for value in row.values()) for row in rows])
         for rows in figures.growth.values()
         if rows
     ]
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,6 +22,7 @@ from modelyard.contract.plan import (
     PlannedKey,
     PlannedVersion,
     ServingPlan,
+    Shadow,
     SignedPlan,
     TrafficSplit,
 )
@@ -29,6 +31,13 @@ from modelyard.secure.signing import signer
 
 ROWS_PER_SECOND = 10_000_000.0  # a quota that is charged for every row and never used up
 Versions = Mapping[str, Mapping[int, str]]  # endpoint -> version -> digest; the newest takes all calls
+
+
+class Traffic(NamedTuple):
+    """How an endpoint's calls are shared, where the newest version does not take them all."""
+
+    split: TrafficSplit
+    shadow: Shadow | None = None
 
 
 class Gateway(Server):
@@ -60,17 +69,19 @@ class Gateway(Server):
         except FileNotFoundError:
             return None
 
-    def publish(self, versions: Versions) -> int:
-        """Sign and publish a plan. Returns its revision."""
+    def publish(self, versions: Versions, traffic: Mapping[str, Traffic] | None = None) -> int:
+        """Sign and publish a plan; `traffic` by endpoint. Returns its revision."""
         self.revision += 1
         endpoints = tuple(
             PlannedEndpoint(
                 name,
                 name,
                 tuple(PlannedVersion(number, digest) for number, digest in held.items()),
-                TrafficSplit({max(held): 100}),
+                shared.split,
+                shadow=shared.shadow,
             )
             for name, held in versions.items()
+            for shared in [(traffic or {}).get(name) or Traffic(TrafficSplit({max(held): 100}))]
         )
         plan = ServingPlan(self.revision, time.time(), endpoints, self._keys, require_keys=True)
         raw = msgspec.json.encode(plan)

@@ -17,17 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import uvloop
 from rich.console import Console
 
 from benchmarks import hostile
 from benchmarks.bench import RESULTS
-from benchmarks.caller import Caller, Judge, Said, Tally, difference, judge_by
+from benchmarks.caller import Caller, Tally, judge_by
+from benchmarks.changes import NewSplits, NewVersions
 from benchmarks.gateway import Gateway, modelyard
 from benchmarks.processes import resident_bytes
 from benchmarks.server import ROOT
-from benchmarks.work import Work, credit1, credit32, graph_answers, mixed
+from benchmarks.work import Work, credit1, credit32, mixed
 
 CALLERS = 48
 SAMPLE_S = 1.0
@@ -88,7 +88,8 @@ class Felt(msgspec.Struct):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
     parser.add_argument("--seconds", type=float, default=600.0, help="under load (600)")
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between deployments (10)")
+    parser.add_argument("--every", type=float, help="seconds between deployments (10), or between splits (1)")
+    parser.add_argument("--splits", action="store_true", help="change how versions share the calls, not the version")
     parser.add_argument("--share", type=float, default=0.8, help="of saturation, which is measured first (0.8)")
     parser.add_argument("--neighbours", type=float, default=4.0, help="seconds of each turn (4); 0: none")
     parser.add_argument("--json", type=Path, default=RESULTS.with_name("soak.json"), metavar="FILE")
@@ -97,11 +98,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(console: Console, given: argparse.Namespace) -> int:
     """Soak and tell; the exit status."""
     changing, steady = (credit1(), credit1(seed=8)), [credit32(), mixed()]
-    said = soak(changing, steady, given.seconds, given.every, given.share) if given.seconds else Soaked()
+    every_s = given.every or (1.0 if given.splits else 10.0)
+    kind = NewSplits if given.splits else NewVersions
+    said = soak(changing, steady, given.seconds, every_s, given.share, kind) if given.seconds else Soaked()
     felt: list[Felt] = []
     is_good = True
     if given.seconds:
-        is_good = tell(console, said, min(WARM_UP_S, given.seconds / 3))
+        is_good = tell(console, said, min(WARM_UP_S, given.seconds / 3), "splits" if given.splits else "deployments")
     if given.neighbours:
         felt = neighbours(credit1(), given.neighbours)
         is_good = tell_neighbours(console, felt) and is_good
@@ -113,34 +116,29 @@ def run(console: Console, given: argparse.Namespace) -> int:
 # --- the soak -------------------------------------------------------------------------------------------------------
 
 
-def soak(changing: tuple[Work, Work], steady: list[Work], seconds: float, every_s: float, share: float = 0.8) -> Soaked:
-    """Call a gateway for so long; `changing` take turns behind one endpoint, a new version every `every_s` seconds.
+def soak(
+    changing: tuple[Work, Work], steady: list[Work], seconds: float, every_s: float, share: float = 0.8,
+    kind: type[NewVersions] = NewVersions,
+) -> Soaked:  # fmt: skip
+    """Call a gateway for so long; `changing` stand behind one endpoint, of which something changes each `every_s`.
 
     steady: other works; those of the changing endpoint are judged by its versions as well.
     """
     endpoints = {work.endpoint: {1: work.digest} for work in (*steady, changing[0])}
+    changes = kind(changing, endpoints)
     shelves = [work.shelf for work in (*changing, *steady)]
     with modelyard(endpoints, shelves) as gateway, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Soak(gateway, changing, steady, endpoints).run(seconds, every_s, share))
+        return runner.run(_Soak(gateway, changes, [changing[0], *steady]).run(seconds, every_s, share))
 
 
 class _Soak:
-    def __init__(
-        self, gateway: Gateway, changing: tuple[Work, Work], steady: list[Work], endpoints: dict[str, dict[int, str]]
-    ) -> None:
-        self.gateway, self.changing = gateway, changing
-        self.works = [changing[0], *steady]
-        self.endpoints = endpoints
-        self.live = {1}  # versions that may answer now
+    def __init__(self, gateway: Gateway, changes: NewVersions, works: list[Work]) -> None:
+        self.gateway, self.changes, self.works = gateway, changes, works
         self.tally = Tally()
         self.said = Soaked()
 
     async def run(self, seconds: float, every_s: float, share: float) -> Soaked:
-        callers = [
-            Caller(self.gateway, work, self._judge(work), self.tally, first=number)
-            for number in range(CALLERS)
-            for work in [self.works[number % len(self.works)]]
-        ]
+        callers = [self._caller(number, self.works[number % len(self.works)]) for number in range(CALLERS)]
         self.said.saturation = await self._saturation(callers, max(1.0, min(10.0, seconds / 10)))
         kept = Tally()
         for caller in callers:
@@ -150,12 +148,13 @@ class _Soak:
         for number, caller in enumerate(callers):
             await caller.start(each_s, each_s * number / CALLERS)
         until = began + seconds
-        await asyncio.gather(self._deploy(until, every_s), self._watch(began, until))
+        await asyncio.gather(self.changes.run(self.gateway, until, every_s), self._watch(began, until))
         await asyncio.gather(*(caller.stop() for caller in callers))
         for caller in callers:
             caller.close()
         said = self.said
         said.seconds = time.monotonic() - began
+        said.deployments, said.slowest_deployment_s = self.changes.followed.count, self.changes.followed.slowest_s
         said.p99_ms = kept.p99_ms()
         for tally in (self.tally, kept):
             said.failed += tally.failed
@@ -179,34 +178,11 @@ class _Soak:
             raise RuntimeError(f"nothing was answered: {self.tally.reasons}")
         return rate
 
-    def _judge(self, work: Work) -> Judge:
-        if work.endpoint != self.changing[0].endpoint:
-            return judge_by(work.expected["modelyard"], work.output)
-        # Version n is graph n - 1, modulo two: each answers the same rows differently.
-        versions = [[np.array(each) for each in graph_answers(one, work.bodies)] for one in self.changing]
-
-        def judge(said: Said, at: int) -> str | None:
-            version = int(said.model_version)
-            if version not in self.live:
-                return f"version {version} answered while {sorted(self.live)} were deployed"
-            return difference(said, versions[(version - 1) % 2][at], work.output)
-
-        return judge
-
-    async def _deploy(self, until: float, every_s: float) -> None:
-        moving = self.changing[0].endpoint
-        number = 1
-        while time.monotonic() + every_s < until:
-            await asyncio.sleep(every_s)
-            number += 1
-            self.live = {number - 1, number}
-            began = time.monotonic()
-            held = {**self.endpoints, moving: {number: self.changing[(number - 1) % 2].digest}}
-            revision = self.gateway.publish(held)
-            while not self.gateway.serves(revision) and time.monotonic() < began + 30:
-                await asyncio.sleep(0.02)
-            self.said.slowest_deployment_s = max(self.said.slowest_deployment_s, time.monotonic() - began)
-            self.said.deployments += 1
+    def _caller(self, number: int, work: Work) -> Caller:
+        is_changing = work.endpoint == self.changes.works[0].endpoint
+        judge = self.changes.judge(number, work) if is_changing else judge_by(work.expected["modelyard"], work.output)
+        headers = self.gateway.headers | self.changes.headers(number)
+        return Caller(self.gateway, work, judge, self.tally, first=number, headers=headers)
 
     async def _watch(self, began: float, until: float) -> None:
         while time.monotonic() < until:
@@ -216,7 +192,7 @@ class _Soak:
             await asyncio.sleep(min(SAMPLE_S, max(0.05, (until - began) / 50)))
 
 
-def tell(console: Console, said: Soaked, warm_up_s: float) -> bool:
+def tell(console: Console, said: Soaked, warm_up_s: float, changes: str = "deployments") -> bool:
     """Print what happened; whether it is as demanded."""
     console.print(
         f"saturation {said.saturation:,.0f} answers/s from {CALLERS} callers; then {said.answered:,} right answers in "
@@ -225,7 +201,7 @@ def tell(console: Console, said: Soaked, warm_up_s: float) -> bool:
         highlight=False,
     )
     console.print(
-        f"{said.deployments} deployments under load; "
+        f"{said.deployments} {changes} under load; "
         f"the slowest was served by every worker after {said.slowest_deployment_s:.2f} s"
     )
     for reason in (*said.reasons, *said.restarts):

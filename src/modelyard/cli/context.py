@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +42,18 @@ class Context:
     def home(self) -> Home:
         """Where everything lies."""
         return Home(Path(self.settings.home))
+
+    @property
+    def by(self) -> str:
+        """Who gives this command, for the log: the system's user of this process."""
+        try:
+            import pwd
+        except ImportError:  # Windows
+            return f"local:{getpass.getuser()}"
+        try:
+            return f"local:{pwd.getpwuid(os.getuid()).pw_name}"
+        except KeyError:  # a container's user without a name
+            return f"local:{os.getuid()}"
 
     @property
     def wants_json(self) -> bool:

@@ -67,7 +67,7 @@ def _model(context: Context) -> int:
         context.console.note("admin_made", style="bold", password=password)
     context.console.note("demo_begins", home=context.settings.home)
     with ShownProgress(context.console) as progress:
-        version, _ = run_blueprint(NAME, progress, by="local")
+        version, _ = run_blueprint(NAME, progress, by=context.by)
     aliases = ", ".join(alias.name for alias in version.aliases.all())
     context.console.note("demo_version", model=NAME, version=version.number, aliases=aliases or "-")
     for measure in SHOWN:
@@ -83,7 +83,7 @@ def _deploy(context: Context, number: int) -> None:
     try:
         endpoint = find_endpoint(NAME)
     except NotFound:
-        endpoint = deploy(NAME, number, by="local")
+        endpoint = deploy(NAME, number, by=context.by)
     context.console.note("demo_deployed", endpoint=endpoint.name)
 
 
@@ -152,10 +152,10 @@ def _key(context: Context) -> str | None:
         return given
     from datetime import UTC, datetime, timedelta
 
-    from modelyard.cli.models import say_when_served
+    from modelyard.cli.deployments import say_when_served
     from modelyard.control.accounts.services import create_key
 
     until = datetime.now(UTC) + timedelta(hours=KEY_HOURS)
-    secret = create_key("demo", [f"infer:{NAME}"], by="local", expires_at=until)[1]
+    secret = create_key("demo", [f"infer:{NAME}"], by=context.by, expires_at=until)[1]
     say_when_served(context, quiet=True)
     return str(secret)

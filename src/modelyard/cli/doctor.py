@@ -16,6 +16,8 @@ import msgspec
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
 from modelyard.contract.errors import ModelyardError
+from modelyard.contract.settings import Settings
+from modelyard.contract.settings import cores as usable_cores
 
 WARN_FREE_GB, FAIL_FREE_GB = 2.0, 0.2
 CLOCK_FLOOR = 1_735_689_600  # 2025-01-01: a clock before it was never set
@@ -73,7 +75,7 @@ def packages(context: Context) -> Iterator[Finding]:
 
 def cores(context: Context) -> Iterator[Finding]:
     """Workers and the cores that carry them."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_cores()
     workers = context.settings.worker_count
     if workers > count:
         yield Finding("cores", "warn", f"{count} cores, {workers} workers", "set workers = 0: one for each core")
@@ -118,6 +120,43 @@ def home_mode(context: Context) -> Iterator[Finding]:
         yield Finding("home", "fail", f"others may read: {names}", f"chmod -R go= {home.root}")
     else:
         yield Finding("home", "ok", str(home.root))
+
+
+def database(context: Context) -> Iterator[Finding]:
+    """What control remembers is reached, and of this release."""
+    from modelyard.control.database import shown
+
+    settings = context.settings
+    place = shown(settings.database_url) if settings.database_url else "SQLite in the home"
+    if find_spec("django") is None:
+        return  # `packages` says so
+    if not context.home.root.exists() or not (settings.database_url or context.home.database.exists()):
+        yield Finding("database", "ok", f"{place}, made at the first start")
+        return
+    try:
+        version, standing = _look_at_database(settings)
+    except ModelyardError as error:
+        step = "start it; gateways serve on meanwhile" if error.retryable else "correct it; docs/how-to/postgresql.md"
+        yield Finding("database", "fail", str(error), step)
+        return
+    steps = {"older": "run `modelyard upgrade`", "newer": "install the newer release"}
+    level: Level = "fail" if standing in steps else "ok"
+    yield Finding("database", level, f"{place}, {version}, {standing}", steps.get(standing, ""))
+
+
+def _look_at_database(settings: Settings) -> tuple[str, str]:
+    """The server's version, and how its tables stand to this release."""
+    from modelyard.control.database import reach
+    from modelyard.control.setup import wake
+
+    wake(settings)
+    reach(settings)
+    from django.db import connection
+
+    from modelyard.control.release import standing
+
+    version = ".".join(str(part) for part in connection.get_database_version())
+    return version, str(standing())
 
 
 def ports(context: Context) -> Iterator[Finding]:
@@ -202,7 +241,9 @@ def shelf(context: Context) -> Iterator[Finding]:
     yield Finding("shelf", "ok", f"{len(digests)} artifacts, every byte verified")
 
 
-CHECKS: tuple[Check, ...] = (python_version, packages, cores, disk, clock, home_mode, ports, exposure, plan, shelf)
+CHECKS: tuple[Check, ...] = (
+    python_version, packages, cores, disk, clock, home_mode, database, ports, exposure, plan, shelf,
+)  # fmt: skip
 
 
 def _show(context: Context, findings: list[Finding]) -> None:

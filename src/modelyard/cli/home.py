@@ -1,11 +1,10 @@
-"""Verbs of the home: `init`, `backup`, `restore`, `adopt`, `config show`."""
+"""Verbs of the home: `init`, `backup`, `restore`, `upgrade`, `adopt`, `config show`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +25,10 @@ def add(verbs: Any) -> None:
     restore.add_argument("file", type=Path, metavar="FILE")
     restore.add_argument("--force", action="store_true", help="replace what the home holds now")
     restore.set_defaults(run=run_restore)
+    upgrade = verbs.add_parser("upgrade", help="bring an older database to this release, after a backup")
+    upgrade.add_argument("--backup", type=Path, metavar="FILE", help="where the backup goes (the home's `backups`)")
+    upgrade.add_argument("--json", action="store_true", help="one JSON document")
+    upgrade.set_defaults(run=run_upgrade)
     adopt = verbs.add_parser("adopt", help="rebuild an empty database from the plan and the shelf")
     adopt.set_defaults(run=run_adopt)
     config = verbs.add_parser("config", help="settings: values and where they come from")
@@ -53,24 +56,40 @@ def run_init(context: Context) -> int:
 
 def run_backup(context: Context) -> int:
     """One file that `restore` takes."""
-    from modelyard.control.setup import start
-
-    start(context.settings)
     from modelyard.control.backup import backup
 
-    backup(context.home, context.args.file)
+    backup(context.settings, context.args.file)
     context.console.say("backup_made", file=context.args.file, size=f"{context.args.file.stat().st_size:,}")
     return Exit.OK
 
 
 def run_restore(context: Context) -> int:
     """The home as it was."""
-    from modelyard.control.backup import restore
+    from modelyard.control.restore import restore
 
-    aside = restore(context.home, context.args.file, force=context.args.force)
+    moved = restore(context.settings, context.args.file, force=context.args.force)
     context.console.say("restored", home=context.settings.home)
-    if aside is not None:
-        context.console.note("moved_aside", folder=aside)
+    for place in moved:
+        context.console.note("moved_aside", folder=place)
+    return Exit.OK
+
+
+def run_upgrade(context: Context) -> int:
+    """Nothing else changes a database that holds something."""
+    from modelyard.control.setup import wake
+
+    settings = wake(context.settings)
+    from modelyard.control.upgrade import upgrade
+
+    done = upgrade(settings, context.args.backup)
+    if context.wants_json:
+        context.console.json(done)
+        return Exit.OK
+    if done.backup:
+        context.console.note("backup_made_first", file=done.backup)
+    for step in done.steps:
+        context.console.say("upgrade_step", step=step)
+    context.console.say("upgraded" if done.steps else "up_to_date")
     return Exit.OK
 
 
@@ -81,7 +100,7 @@ def run_adopt(context: Context) -> int:
     start(context.settings)
     from modelyard.control.deployments.adopt import adopt
 
-    context.console.say("adopted", **adopt("local"))
+    context.console.say("adopted", **adopt(context.by))
     return Exit.OK
 
 
@@ -103,13 +122,9 @@ def _masked(settings: Settings, name: str) -> Any:
     value = getattr(settings, name)
     if name != "database_url" or not value:
         return value
-    try:
-        parts = urlsplit(value)
-        return parts._replace(
-            netloc=f"***@{parts.hostname}" if "@" in parts.netloc else parts.netloc, query=""
-        ).geturl()
-    except ValueError:
-        return "***"
+    from modelyard.control.database import shown
+
+    return shown(value)
 
 
 def _text(value: Any) -> str:

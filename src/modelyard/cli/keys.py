@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelyard.cli.context import Context
+from modelyard.cli.deployments import say_when_served
 from modelyard.cli.exits import Exit
-from modelyard.cli.models import say_when_served
 from modelyard.secure.keys import SCOPES
 
 _AGE = re.compile(r"(\d{1,5})([hdw])")
@@ -58,7 +58,7 @@ def run_create(context: Context) -> int:
     key, secret = create_key(
         args.name,
         [scope.strip() for scope in args.scopes.split(",") if scope.strip()],
-        by="local",
+        by=context.by,
         rows_per_second=args.rate,
         burst_rows=args.burst,
         expires_at=datetime.now(UTC) + args.expires if args.expires else None,
@@ -111,7 +111,7 @@ def run_revoke(context: Context) -> int:
     start(context.settings)
     from modelyard.control.accounts.services import revoke_key
 
-    key = revoke_key(context.args.id, "local")
+    key = revoke_key(context.args.id, context.by)
     context.console.say("key_revoked_now", id=key.public_id)
     say_when_served(context)
     return Exit.OK

@@ -11,10 +11,53 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelyard import __version__
-from modelyard.cli import demo, doctor, home, keys, look, models, predict, quality, runtime, train, up
+from modelyard.cli import (
+    archive,
+    batch,
+    compose,
+    demo,
+    deployments,
+    doctor,
+    history,
+    home,
+    jobs,
+    keys,
+    look,
+    models,
+    predict,
+    quality,
+    registry,
+    rollouts,
+    runtime,
+    train,
+    up,
+)
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
 from modelyard.contract.errors import ModelyardError
+
+# In the order of the help.
+GROUPS = (
+    demo,
+    home,
+    quality,
+    train,
+    models,
+    registry,
+    history,
+    runtime,
+    compose,
+    deployments,
+    rollouts,
+    archive,
+    predict,
+    batch,
+    jobs,
+    up,
+    look,
+    keys,
+    doctor,
+)
 
 EPILOG = """\
 exit status:
@@ -53,8 +96,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return _without_extra(context, error)
     except OSError as error:
         return _failed_file(context, error)
-    except Exception:
-        return _unexpected(context)
+    except Exception as error:
+        return _failed_database(context, error)
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -69,7 +112,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--home", metavar="DIR", help="where everything is kept (default ./.modelyard)")
     parser.add_argument("--lang", choices=("en", "zh"), help="language of what is printed")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
-    for group in (demo, home, quality, train, models, runtime, predict, up, look, keys, doctor):
+    for group in GROUPS:
         group.add(verbs)
     for verb in _leaves(parser):
         verb.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -97,6 +140,17 @@ def _failed_file(context: Context, error: OSError) -> int:
         return _unexpected(context)
     context.console.error(ModelyardError(f"{error.filename}: {error.strerror}"))
     return Exit.FAILED
+
+
+def _failed_database(context: Context, error: Exception) -> int:
+    """The database was lost on the way, or others were quicker; whatever else it is, it is a fault of ours."""
+    if "django.db" in sys.modules:
+        from modelyard.control.database import error_of
+
+        if (known := error_of(error)) is not None:
+            context.console.error(known)
+            return Exit.FAILED
+    return _unexpected(context)
 
 
 def _unexpected(context: Context) -> int:

@@ -13,15 +13,15 @@ import msgspec
 
 from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
-from modelyard.contract.errors import InvalidInput, Violation
+from modelyard.contract.errors import InvalidInput
 from modelyard.contract.infer import Prediction
+from modelyard.data.answers import ANSWERS, Answer, answer_cells, answer_columns, answer_each, why, without_clash
 
 if TYPE_CHECKING:
     from modelyard.client.client import Endpoint
 
 CHUNK_ROWS = 1_000
 SHOWN_REFUSALS = 5
-ANSWERS = ("decision", "probability", "score", "reasons", "version", "request_id", "request_row")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Answered:
 
     number: int  # counts from 1, below the header
     row: dict[str, Any]
-    answer: Prediction | tuple[Violation, ...]  # violations: it was refused
+    answer: Answer
 
 
 def add(verbs: Any) -> None:
@@ -50,8 +50,8 @@ def add(verbs: Any) -> None:
 
 def run_predict(context: Context) -> int:
     """0 if every row was answered, 3 if some were refused."""
-    from modelyard.cli.table_files import open_table
     from modelyard.client.client import Client
+    from modelyard.data.table_files import open_table
 
     args = context.args
     if args.output and args.output.suffix.lower() != ".csv":
@@ -87,45 +87,19 @@ def _answers(
     endpoint: Endpoint, rows: Iterator[dict[str, Any]], kinds: dict[str, str], reasons: str | None, language: str
 ) -> Iterator[Answered]:
     """Every row of the file in order, each with its answer or with why it was refused."""
-    from modelyard.cli.table_files import value_of
+    from modelyard.data.table_files import value_of
 
     first = 1
     while chunk := list(islice(rows, CHUNK_ROWS)):
         sent = [{name: value_of(kind, row[name]) for name, kind in kinds.items() if name in row} for row in chunk]
-        found = answer_all(endpoint, sent, reasons, language)
+        found = answer_each(sent, lambda rows: endpoint.predict(rows, reasons=reasons, language=language))
         for at, (row, answer) in enumerate(zip(chunk, found, strict=True)):
             yield Answered(first + at, row, answer)
         first += len(chunk)
 
 
-def answer_all(
-    endpoint: Endpoint, rows: list[dict[str, Any]], reasons: str | None, language: str
-) -> list[Prediction | tuple[Violation, ...]]:
-    """An answer for each row: those that the gateway names as wrong are taken out and the rest is asked again."""
-    found: list[Prediction | tuple[Violation, ...]] = [()] * len(rows)
-    pending = list(range(len(rows)))
-    while pending:
-        try:
-            answers = endpoint.predict([rows[at] for at in pending], reasons=reasons, language=language)
-        except InvalidInput as error:
-            wrong: dict[int, list[Violation]] = {}
-            for violation in error.violations:
-                if violation.row is not None and violation.row < len(pending):
-                    wrong.setdefault(violation.row, []).append(violation)
-            if not wrong:  # it names no row: nothing can be saved
-                raise
-            for position, violations in wrong.items():
-                found[pending[position]] = tuple(violations)
-            pending = [at for position, at in enumerate(pending) if position not in wrong]
-        else:
-            for at, answer in zip(pending, answers, strict=True):
-                found[at] = answer
-            break
-    return found
-
-
 def _to_file(context: Context, columns: list[str], answered: Iterator[Answered]) -> int:
-    from modelyard.cli.table_files import CsvOutput
+    from modelyard.data.table_files import CsvOutput
 
     path = context.args.output
     aside = path.with_suffix(".rejected.csv")
@@ -136,14 +110,14 @@ def _to_file(context: Context, columns: list[str], answered: Iterator[Answered])
             for entry in answered:
                 if isinstance(entry.answer, tuple):
                     rejected.begin(["row", "refused_because", *columns])
-                    rejected.write([entry.number, _why(entry.answer), *_cells(entry.row, columns)])
+                    rejected.write([entry.number, why(entry.answer), *_cells(entry.row, columns)])
                     continue
                 if not output.count:
-                    outputs = dict.fromkeys(_answer_columns(entry.answer))
-                    output.begin([*columns, *_without_clash(list(outputs), columns)])
-                output.write([*_cells(entry.row, columns), *_answer_cells(entry.answer, list(outputs))])
+                    outputs = dict.fromkeys(answer_columns(entry.answer))
+                    output.begin([*columns, *without_clash(list(outputs), columns)])
+                output.write([*_cells(entry.row, columns), *answer_cells(entry.answer, list(outputs))])
             if not output.count:
-                output.begin([*columns, *_without_clash(list(ANSWERS), columns)])
+                output.begin([*columns, *without_clash(list(ANSWERS), columns)])
         context.console.say("predicted", count=f"{output.count:,}", file=path)
     if rejected.count:
         context.console.note("rows_refused", style="yellow", count=f"{rejected.count:,}", file=aside)
@@ -163,12 +137,10 @@ def _to_screen(context: Context, name: str, answered: list[Answered]) -> int:
             }
         )
     elif given:
-        columns = [column for column in _answer_columns(given[0][1]) if column not in ANSWERS[-3:]]
-        context.console.table(
-            ["row", *columns], [(number, *_answer_cells(answer, columns)) for number, answer in given]
-        )
+        columns = [column for column in answer_columns(given[0][1]) if column not in ANSWERS[-3:]]
+        context.console.table(["row", *columns], [(number, *answer_cells(answer, columns)) for number, answer in given])
     for entry in refused[:SHOWN_REFUSALS]:
-        context.console.note("row_refused", style="yellow", row=entry.number, why=_why(entry.answer))  # type: ignore[arg-type]
+        context.console.note("row_refused", style="yellow", row=entry.number, why=why(entry.answer))  # type: ignore[arg-type]
     if len(refused) > SHOWN_REFUSALS:
         context.console.note("more_refused", style="yellow", count=f"{len(refused) - SHOWN_REFUSALS:,}")
     return Exit.PARTLY_REFUSED if refused else Exit.OK
@@ -181,35 +153,5 @@ def _as_json(answer: Prediction) -> dict[str, Any]:
     return said
 
 
-def _answer_columns(answer: Prediction) -> list[str]:
-    """The answer's own columns: those of a decision, or the outputs of a version that has none."""
-    if answer.decision is not None:
-        return list(ANSWERS)
-    known = ["probability"] if answer.probability is not None else []
-    return [*known, *answer.outputs, *ANSWERS[-3:]]
-
-
-def _answer_cells(answer: Prediction, columns: list[str]) -> list[Any]:
-    return [
-        answer.outputs[column]
-        if column in answer.outputs
-        else "; ".join(reason.text for reason in answer.reasons)
-        if column == "reasons"
-        else getattr(answer, "row" if column == "request_row" else column, None)
-        for column in columns
-    ]
-
-
-def _without_clash(names: list[str], taken: list[str]) -> list[str]:
-    return [f"predicted_{name}" if name in taken else name for name in names]
-
-
 def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:
     return [row.get(column) for column in columns]
-
-
-def _why(violations: tuple[Violation, ...]) -> str:
-    return "; ".join(
-        f"{violation.column}: {violation.message}" if violation.column else violation.message
-        for violation in violations
-    )

@@ -62,7 +62,7 @@ def run_train(context: Context) -> int:
             positive=args.positive,
             recipe=recipe_of(args),
             progress=progress,
-            by="local",
+            by=context.by,
             **given,
         )
     answer = described(version)

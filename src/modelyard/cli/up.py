@@ -131,12 +131,16 @@ def check_binding(settings: Settings) -> None:
 
 def first_steps(context: Context) -> None:
     """Home, database and administrator, in a process of its own: this one stays small for as long as it runs."""
+    from modelyard.cli.look import plan_on_disk
     from modelyard.control.setup import environment_of
 
     command = [sys.executable, "-m", "modelyard.cli.main", "init", "--quiet", "--lang", context.console.language]
     done = subprocess.run(command, env=environment_of(context.settings), stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
+    if not done.returncode:
+        return
+    if plan_on_disk(context) is None:
         raise NotReady("the control plane's home could not be prepared; the lines above say why")
+    context.console.note("control_waits", style="yellow")  # its database is away: what is planned is served
 
 
 def tree(context: Context) -> Tree:
