@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks import bench, document, grpc, hostile
 from benchmarks.__main__ import main
 from benchmarks.caller import Output, Said, difference
+from benchmarks.changes import NewSplits
 from benchmarks.check import WrongAnswer, differs, expected_of, verify
 from benchmarks.gateway import modelyard, ungoverned
 from benchmarks.load import LoadFailed, Round, has_wrk, load, parse
@@ -32,8 +33,10 @@ from benchmarks.report import (
     show,
     verdicts,
 )
+from benchmarks.shadows import measure as measure_shadow
 from benchmarks.soak import Felt, Soaked, neighbours, soak
 from benchmarks.work import Work, credit1, feeds_of, graph_answers, noop, numbers_in
+from modelyard.contract.plan import TrafficSplit
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"cores": "2", "processor": "one", "memory": "4 GiB", "system": "Linux", "python": "3.11"}
@@ -276,6 +279,25 @@ def test_a_short_soak_is_clean(works: tuple[Work, Work]) -> None:
     assert said.deployments >= 1
     assert said.saturation > 0
     assert said.memory or not Path("/proc/self/statm").exists()
+
+
+def test_a_short_soak_of_splits_is_clean_and_would_notice_a_wrong_version(works: tuple[Work, Work]) -> None:
+    said = soak(works, [], seconds=3.0, every_s=0.3, kind=NewSplits)
+    assert said.is_clean, said.reasons
+    assert said.deployments >= 3
+    splits = NewSplits(works, {})
+    splits._in_force = [TrafficSplit({1: 100}, spans=((1, 100),)), TrafficSplit({3: 100}, spans=((3, 100),))]
+    right = Said([Output(works[0].output, works[0].expected["modelyard"][0])], model_version="1")
+    assert splits.judge(0, works[0])(right, 0) is None
+    assert "only [1, 3]" in str(splits.judge(0, works[0])(msgspec.structs.replace(right, model_version="2"), 0))
+
+
+def test_a_shadows_cost_is_measured(works: tuple[Work, Work]) -> None:
+    found = measure_shadow(works[0], seconds=0.6, turns=1, share=0.2)
+    assert (found.failed, found.wrong) == (0, 0)
+    assert found.copies["compared"] > 0
+    assert found.copies["differing"] == 0
+    assert found.ratio > 0
 
 
 def test_a_neighbour_is_felt_and_heard(works: tuple[Work, Work]) -> None:

@@ -14,7 +14,7 @@ SOURCES = "\n".join(
 )
 BY_PATTERN = re.compile(
     r"next_(unreachable|unauthenticated|forbidden)|level_(ok|warn|fail)|key_(active|revoked|expired)"
-    r"|change_(waiting|approved|rejected|stale|withdrawn)"
+    r"|change_(waiting|approved|rejected|stale|withdrawn)|state_(queued|running|succeeded|failed|cancelled)"
 )
 
 

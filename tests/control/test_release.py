@@ -64,10 +64,10 @@ def test_the_runner_ends_when_it_is_outdated(home: Home, later) -> None:
 def test_the_web_process_refuses_and_asks_to_be_ended(home: Home, later, monkeypatch: pytest.MonkeyPatch) -> None:
     from django.test import Client
 
-    from modelyard.control import release
+    from modelyard.control import database_guard, release
 
     asked = []
-    monkeypatch.setattr(release, "leave", lambda: asked.append(True))
+    monkeypatch.setattr(database_guard, "leave", lambda: asked.append(True))
     client = Client(headers={"host": "localhost:8080"})
     assert client.get("/api/v1/models").status_code == 401
     later()

@@ -136,8 +136,9 @@ def test_the_database_stops_and_only_control_notices(product: Product, manager: 
         until(lambda: httpx.get(f"{product.url}/again").status_code == 200, "what was deployed is served", 10)
     assert int((product.root / "run" / "control.pid").read_text()) == pid  # it waited, it was not replaced
     jobs = (product.root / "logs" / "jobs.log").read_text()
-    assert "the database does not answer" in jobs
+    assert jobs.count("the database does not answer") == jobs.count("the database answers again") == 1
     assert "Traceback" not in jobs
+    assert "Traceback" not in (product.root / "logs" / "control.log").read_text()
 
 
 def product_json(product: Product, *words: str, expect: int) -> Any:

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from urllib.parse import quote
 ROOT = Path(__file__).parents[2]
 USER = "yard"
 PASSWORD = "p@ss/w:rd ?#%"  # every sign that a URL must write otherwise
-START_WITHIN_S = 60
+START_WITHIN_S = 300  # the first time it may have to be installed
 OPTIONS = {
     "fsync": "off",  # a test's server forgets everything anyway
     "full_page_writes": "off",
@@ -67,7 +68,7 @@ class Server:
         """Start it, and return when it answers."""
         options = " ".join(f"-c {name}={value}" for name, value in OPTIONS.items())
         options += f" -c port={self.port} -c unix_socket_directories={self.folder}"
-        self._control("start", "--wait", f"--timeout={START_WITHIN_S}", f"--log={self.folder / 'log'}", "-o", options)
+        self._control("start", "--wait", "--timeout=60", f"--log={self.folder / 'log'}", "-o", options)
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it as `pg_ctl` calls it: smart, fast (connections are cut), immediate (as a crash)."""
@@ -118,37 +119,54 @@ class Server:
 
 
 def shared_server(place: Path) -> Server:
-    """The one server of a test run whose workers all name the same folder; the first of them starts it."""
+    """The one server of a test run whose workers all name the same folder; the first of them has it started."""
     place.mkdir(parents=True, exist_ok=True)
     alive = os.open(place / "alive", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(alive, fcntl.LOCK_SH)  # held, by being left open, until this process ends
-    state = place / "server.json"
+    started, failed = place / "server.json", place / "failed"
     with open(place / "starting", "w") as starting:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        if not state.exists():
-            server = Server.make()
-            server.start()
-            _detached(sys.executable, __file__, str(place / "alive"), str(server.folder), str(server.port))
-            state.write_text(json.dumps([str(server.folder), server.port]))
-        folder, port = json.loads(state.read_text())
+        if not started.exists():
+            failed.unlink(missing_ok=True)
+            _detached(sys.executable, __file__, str(place))
+            ends_at = time.monotonic() + START_WITHIN_S
+            while not (started.exists() or failed.exists()) and time.monotonic() < ends_at:
+                time.sleep(0.05)
+    if not started.exists():
+        raise RuntimeError(failed.read_text() if failed.exists() else f"no PostgreSQL after {START_WITHIN_S} s")
+    folder, port = json.loads(started.read_text())
     return Server(Path(folder), port)
 
 
-def watch(alive: Path, server: Server) -> None:
-    """Wait until no worker lives, then end the server."""
+def watch(place: Path) -> None:
+    """Start a server and end it when no worker lives any more, whichever way they ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the workers end first, then this
-    with open(alive, "r+") as lock:
+    try:
+        server = Server.make()
+        server.start()
+    except Exception as error:
+        _write(place / "failed", f"{type(error).__name__}: {error}")
+        return
+    _write(place / "server.json", json.dumps([str(server.folder), server.port]))
+    with open(place / "alive", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
     with contextlib.suppress(RuntimeError):  # somebody stopped it already
         server.stop("immediate")
     server.remove()
 
 
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing is there."""
+    staging = path.with_suffix(".new")
+    staging.write_text(text)
+    staging.replace(path)
+
+
 def _memory() -> Path | None:
     """A folder in memory, where there is one: a database is made for each test."""
     place = Path("/dev/shm")
-    return place if os.access(place, os.W_OK) else None
+    return place if os.access(place, os.W_OK) and shutil.disk_usage(place).free > 1e9 else None  # containers: 64 MB
 
 
 def _detached(*words: str) -> None:
@@ -164,8 +182,10 @@ def _program(name: str) -> Path:
             return Path(found)
         if versions := list(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")):
             return max(versions, key=lambda path: int(path.parts[-3]))
-        subprocess.run([ROOT / "scripts/apt", "postgresql"], check=True, timeout=600)
-    raise RuntimeError(f"PostgreSQL is installed, but its program {name} is not found; put it on the PATH")
+        tried = subprocess.run(
+            [ROOT / "scripts/apt", "postgresql"], capture_output=True, text=True, timeout=START_WITHIN_S, check=False
+        )
+    raise RuntimeError(f"PostgreSQL's program {name} is not there. {tried.stderr or tried.stdout}")
 
 
 def _account() -> tuple[str, str]:
@@ -189,4 +209,4 @@ def _run_as_its_user(*words: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    watch(Path(sys.argv[1]), Server(Path(sys.argv[2]), int(sys.argv[3])))
+    watch(Path(sys.argv[1]))

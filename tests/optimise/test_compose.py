@@ -339,6 +339,17 @@ def test_the_manifest_names_its_members_and_is_served_where_they_may_be(shelf: S
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
 
 
+def test_its_size_is_that_of_all_that_it_is_made_of(shelf: Shelf) -> None:
+    parts = three(shelf)
+    inner = put(shelf, parts[:2])
+    outer = put(shelf, [part(shelf, inner.name), parts[2]])
+
+    def own(digest: str) -> int:
+        return sum(entry.size for entry in shelf.open(digest).manifest.files.values())
+
+    assert shelf.bytes_of(outer.name) == sum(map(own, (outer.name, inner.name, *(p.artifact.digest for p in parts))))
+
+
 def test_a_member_that_is_gone_is_named(shelf: Shelf, tmp_path: Path) -> None:
     folder = put(shelf, three(shelf))
     gone = three(shelf)[1].artifact

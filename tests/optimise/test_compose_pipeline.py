@@ -310,6 +310,15 @@ def test_a_page_full_of_text_goes_through_a_few_rows_at_a_time(home: Home) -> No
     assert max(asked) <= 2
 
 
+def test_without_pillow_a_reader_of_images_says_what_it_needs(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(home, inked=inked(), bars=bars(), scores=gemm())
+    reader, plain = put(home, READER), put(home, CLASSIFY)
+    monkeypatch.setattr("modelyard.runtimes.pipeline.find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match=r"modelyard\[image\]"):
+        load(reader)
+    load(plain).close()
+
+
 # --- what goes wrong is named, what it took is told
 
 

@@ -95,6 +95,33 @@ def test_a_header_that_promises_less_than_there_is_gives_no_more_than_it_promise
     assert decode_image(small, "page", 0).shape == (10, 10, 3)
 
 
+@pytest.mark.parametrize("kind", ["VP8X", "VP8L", "VP8 "])
+def test_a_webp_is_measured_before_its_decoder_takes_the_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = noise(600, 500)
+    with_alpha = np.dstack([pixels, pixels[:, :, :1]])
+    data = {
+        "VP8 ": lambda: encoded(pixels, "WEBP"),
+        "VP8L": lambda: encoded(pixels, "WEBP", lossless=True),
+        "VP8X": lambda: encoded(with_alpha, "WEBP", exif=Image.Exif().tobytes() or b"Exif\0\0"),
+    }[kind]()
+    assert data[12:16] == kind.encode()
+    assert decode_image(data, "page", 0, 300_000).shape == (600, 500, 3)
+    monkeypatch.setattr(Image, "open", None)  # nothing below may open it
+    assert refusal(data, 299_999).violations[0].rule == "max_pixels"
+    huge = data[:24] + b"\xff" * 6 + data[30:]
+    if kind == "VP8X":
+        assert refusal(huge).violations[0].rule == "max_pixels"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    data = encoded(noise(64, 64), "JPEG", progressive=True)
+    at = data.index(b"\xff\xda")
+    end = data.index(b"\xff\xc4", at) if b"\xff\xc4" in data[at:] else data.index(b"\xff\xda", at + 2)
+    assert decode_image(data, "page", 0).shape == (64, 64, 3)
+    many = data[:at] + data[at:end] * 200 + data[end:]
+    assert "MAX_SCANS" in str(refusal(many))
+
+
 def test_the_process_and_the_version_each_set_a_limit() -> None:
     data = encoded(PIXELS)
     assert refusal(data, 2399).violations[0].rule == "max_pixels"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from kit.gateway import Gateway, gateway, publish, until
+from kit.graphs import store_graph, total
 from kit.grpc import caller, infer
 from kit.lines import Line, request
 from kit.versions import CONTRACT, expected, store
@@ -260,6 +261,46 @@ def test_a_canary_whose_control_falls_silent_gives_its_share_back_until_it_speak
 
 
 # --- shadows
+
+
+def test_a_shadows_version_stays_in_memory_where_others_load_when_called(tmp_path: Path) -> None:
+    root = tmp_path / "home"
+    shelf = Shelf(Home(root).prepare().shelf)
+    digests = {number: store(shelf, BASES[number]) for number in (1, 2)}
+    endpoint = planned("loans", digests, TrafficSplit({1: 100}), Shadow(2))
+    with gateway(root, ServingPlan(1, 0.0, (endpoint,)), resident_bytes=1) as running, Line(running.port) as line:
+
+        def compared() -> float:
+            assert line.ask(request("/loans", CONTRACT.example))[0].status == 200
+            return sum(metric(running, "modelyard_shadow_compared_total"))
+
+        until(compared, "a copy is compared")
+
+
+def test_a_refused_plan_changes_no_shadow(tmp_path: Path) -> None:
+    root = tmp_path / "home"
+    home = Home(root).prepare()
+    shelf = Shelf(home.shelf)
+    digests = {number: store(shelf, BASES[number]) for number in (1, 2)}
+    endpoint = planned("loans", digests, TrafficSplit({1: 100}), Shadow(2))
+    unfit = PlannedEndpoint(
+        "sums", "sums", (PlannedVersion(1, store_graph(shelf, total(), "sums", "matrix")),), TrafficSplit({1: 100}),
+        cutoff=0.5,
+    )  # fmt: skip
+    with gateway(root, ServingPlan(1, 0.0, (endpoint,))) as running, Line(running.port) as line:
+        publish(home, ServingPlan(2, 0.0, (planned("loans", digests, TrafficSplit({1: 100})), unfit)))
+
+        def refusals() -> list[str]:
+            state = running.state()
+            return [worker.reason for worker in state.workers if worker.refused == 2] if state else []
+
+        assert "cutoff" in str(until(lambda: len(refusals()) == 2 and refusals(), "both workers refuse the plan"))
+
+        def compared() -> float:
+            assert line.ask(request("/loans", CONTRACT.example))[0].status == 200
+            return sum(metric(running, "modelyard_shadow_compared_total"))
+
+        until(compared, "a copy is compared")
 
 
 def test_a_shadow_on_a_gateway_is_seen_in_metrics_and_records_and_in_no_answer(tmp_path: Path) -> None:

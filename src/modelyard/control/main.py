@@ -40,10 +40,10 @@ class ControlServer(BaseApplication):
 
     def load(self) -> Callable[..., Any]:
         """The application, made in the worker."""
-        from modelyard.control import release
+        from modelyard.control import database_guard
         from modelyard.control.wsgi import application
 
-        release.leave = partial(os.kill, os.getppid(), signal.SIGTERM)  # gunicorn's own parent process
+        database_guard.leave = partial(os.kill, os.getppid(), signal.SIGTERM)  # gunicorn's own parent process
         return application
 
 

@@ -88,6 +88,12 @@ def problem_of(error: Exception, context: dict[str, Any]) -> Response | None:
     )
 
 
+def answer_of(error: ModelyardError) -> HttpResponse:
+    """One of our errors, outside of REST framework's views."""
+    body, status, headers = _document(error)
+    return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
+
+
 def _of_ours(error: ModelyardError) -> Response:
     body, status, headers = _document(error)
     return Response(body, status, headers=headers, content_type=CONTENT_TYPE)
@@ -113,8 +119,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """500: Django has logged what happened; the caller learns nothing of the inside. 503 while the database is away."""
     if (known := error_of(sys.exception())) is not None:
-        body, status, headers = _document(known)
-        return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
+        return answer_of(known)
     if not request.path.startswith("/api/"):
         return defaults.server_error(request)
     return _json(500, "internal", "the request could not be completed; the server's log says why")

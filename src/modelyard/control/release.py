@@ -4,9 +4,7 @@ Nobody but `modelyard upgrade` changes a database that holds something. A proces
 notices within a second, touches nothing any more and ends, so that whoever looks after it starts the new release.
 """
 
-import logging
 import time
-from collections.abc import Callable
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -15,19 +13,15 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
-from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from modelyard import __version__
 from modelyard.contract.errors import Conflict
 from modelyard.control.append_only import guard_all
 from modelyard.control.locks import exclusive, one_at_a_time
 
-log = logging.getLogger("modelyard.control")
-
 LOOK_EVERY_S = 1.0
 LOCK = "migrate.lock"  # in the home's `run`
 
-leave: Callable[[], None] | None = None  # how a web worker asks its own server to end
 _looked_at: dict[str, float] = {}
 
 
@@ -102,26 +96,6 @@ def refuse_newer() -> None:
         refuse(Standing.NEWER)
     _looked_at.clear()
     _looked_at[name] = time.monotonic()
-
-
-def same_release(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: answers 503 when the database has become a newer release's, and asks the own server to end."""
-    from modelyard.control.problems import CONTENT_TYPE, problem
-
-    def answer(request: HttpRequest) -> HttpResponse:
-        if request.path == "/healthz":  # says that this process lives, whatever the database does
-            return get_response(request)
-        try:
-            refuse_newer()
-        except OtherRelease as error:
-            log.error("%s", error)
-            if leave is not None:
-                leave()
-            body = problem(503, "not_ready", str(error), retryable=True)
-            return JsonResponse(body, status=503, content_type=CONTENT_TYPE, headers={"Retry-After": "5"})
-        return get_response(request)
-
-    return answer
 
 
 def migrate() -> list[str]:

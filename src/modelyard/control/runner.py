@@ -60,17 +60,22 @@ class Runner:
 
     def run(self) -> None:
         """Work until told to stop."""
+        away = False
         while not self.stopping.is_set():
             try:
                 busy = self.turn()
+                if away:
+                    log.info("the database answers again")
+                away = False
             except Exception as error:  # the database may be away for a while; the runner outlives it
                 from django.db import Error, connection
 
                 if not isinstance(error, Error):
                     raise
-                log.warning("the database does not answer: %s", type(error).__name__)
+                if not away:  # said once, not each second
+                    log.warning("the database does not answer: %s; jobs wait for it", type(error).__name__)
                 connection.close()
-                busy = False
+                away, busy = True, False
             self.stopping.wait(0.1 if busy else POLL_S)
         self.give_back()
 

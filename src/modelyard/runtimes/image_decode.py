@@ -18,6 +18,8 @@ from modelyard.contract.errors import InvalidInput, Violation
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000  # unless a setting says otherwise: an A4 page at 500 dots an inch has 24 million
 
+MAX_SCANS = 100  # of one JPEG; a progressive one has about ten, and each costs as much as the whole image
+
 _MAGIC = (b"\x89PNG", b"\xff\xd8", b"RIFF")
 _most = MAX_PIXELS
 
@@ -38,6 +40,10 @@ def decode_image(sent: object, column: str, row: int, most: int = 0) -> NDArray[
 
     limit = min(most or _most, _most)
     data = _bytes(sent, column, row)
+    if data.startswith(b"RIFF") and _webp_pixels(data) > limit:  # its decoder takes the memory when it is opened
+        raise _too_large(limit, column, row)
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise _refused("image", f"has more scans than MAX_SCANS={MAX_SCANS}; save it anew", column, row)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -55,14 +61,31 @@ def decode_image(sent: object, column: str, row: int, most: int = 0) -> NDArray[
         raise _refused("image", f"must be a whole image ({formats}), its bytes or their base64", column, row) from None
 
 
+def _webp_pixels(data: bytes) -> int:
+    """How many pixels a WebP file says that it has; 0 for what is none (RFC 9649)."""
+    head = data[:30].ljust(30, b"\0")
+    kind = head[12:16]
+    if kind == b"VP8X":
+        width, height = int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    elif kind == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    else:
+        return 0
+    return width * height
+
+
 def _on_white(image: object) -> object:
     from PIL import Image
 
     assert isinstance(image, Image.Image)  # noqa: S101 - for the type checker: Pillow is asked only where it is needed
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        white = Image.new("RGB", layer.size, (255, 255, 255))
+        white.paste(layer, mask=layer.getchannel("A"))
+        return white
     if image.mode.startswith("I"):  # 16 bits for each pixel: the upper ones count
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

@@ -259,3 +259,6 @@ class Lines(BuiltIn, frozen=True, tag="lines"):
         text = np.array(["\n".join(line.text for line in page) for page in pages], dtype=object)
         lines = np.array([msgspec.json.encode(page).decode() for page in pages], dtype=object)
         return {"text": text, "lines": lines}
+
+
+NEED_PILLOW = (DecodeImage, Resize, Crop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from modelyard.artifacts.store import Artifact
 from modelyard.contract.errors import InvalidInput, ModelFailed
 from modelyard.contract.tensor import NUMPY_TYPES, Matrix, Tensors
+from modelyard.runtimes.image_steps import NEED_PILLOW
 from modelyard.runtimes.members import open_members, timed
 from modelyard.runtimes.pipeline_flows import ROWS, Flow, groups, ragged, ungrouped
 from modelyard.runtimes.pipeline_recipe import FILE, TABLE, PipelineRecipe, Step, check
@@ -49,6 +51,8 @@ class PipelineRuntime:
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
         manifest = artifact.manifest
         self.recipe = msgspec.json.decode(artifact.read(FILE), type=PipelineRecipe)
+        if any(isinstance(step.does, NEED_PILLOW) for step in self.recipe.steps) and find_spec("PIL") is None:
+            raise InvalidInput(f"{manifest.model} opens images, which needs Pillow: pip install 'modelyard[image]'")
         named = [member.role for member in manifest.members]
         self._versions: dict[str, LoadedVersion] = dict(zip(named, open_members(artifact, threads), strict=True))
         manifests = {name: version.manifest for name, version in self._versions.items()}

@@ -24,24 +24,22 @@ class Comparison(NamedTuple):
     shadowed: float  # ... and as the shadow says it
 
 
-def compare(
-    answered: Tensors, shadowed: Tensors, cutoffs: tuple[float | None, float | None] = (None, None)
-) -> Comparison | None:
+def compare(answered: Tensors, shadowed: Tensors, cutoffs: tuple[float, float] | None = None) -> Comparison | None:
     """Compare as many rows of the same outputs; None if they are not, or if there are no numbers in them.
 
-    cutoffs: each side's own, at and above which a probability means the positive decision.
+    cutoffs: each side's own, at and above which a probability means the positive decision; None: not both have one.
     """
     if (name := _numbers_of(answered)) is None or not _are_alike(answered, shadowed, name):
         return None
-    decides = name == "probability" and None not in cutoffs
-    if answered[name].size == 1 and (decides or len(answered) == 1):
-        return _of_one(answered[name].item(), shadowed[name].item(), cutoffs if decides else None)
+    deciding = cutoffs if name == "probability" else None
+    if answered[name].size == 1 and (deciding is not None or len(answered) == 1):
+        return _of_one(answered[name].item(), shadowed[name].item(), deciding)
     ours, theirs = _in_rows(answered[name]).astype(np.float64), _in_rows(shadowed[name]).astype(np.float64)
     if not ours.size:
         return Comparison(0.0, False, 0, 0.0, 0.0)
     apart = _apart(ours, theirs)
-    if decides:
-        others = (ours >= cutoffs[0]) != (theirs >= cutoffs[1])
+    if deciding is not None:
+        others = (ours >= deciding[0]) != (theirs >= deciding[1])
     elif (label := _label_of(answered, name)) is not None and _are_alike(answered, shadowed, label):
         others = _in_rows(np.asarray(answered[label] != shadowed[label], dtype=bool))
     else:
@@ -52,7 +50,7 @@ def compare(
     return Comparison(float(furthest.max()), bool(differ.any()), row, float(ours[row, at]), float(theirs[row, at]))
 
 
-def _of_one(ours: float, theirs: float, cutoffs: tuple[float | None, float | None] | None) -> Comparison:
+def _of_one(ours: float, theirs: float, cutoffs: tuple[float, float] | None) -> Comparison:
     """The same for one number, which is what most calls are told: a twentieth of the time."""
     ours, theirs = float(ours), float(theirs)
     if ours == theirs or (math.isnan(ours) and math.isnan(theirs)):
@@ -60,7 +58,7 @@ def _of_one(ours: float, theirs: float, cutoffs: tuple[float | None, float | Non
     else:
         apart = math.inf if math.isnan(ours - theirs) else abs(ours - theirs)
     if cutoffs is not None:
-        differs = (ours >= cutoffs[0]) != (theirs >= cutoffs[1])  # type: ignore[operator]  # both are there
+        differs = (ours >= cutoffs[0]) != (theirs >= cutoffs[1])
     else:
         differs = apart > ABSOLUTE + (RELATIVE * abs(ours) if math.isfinite(ours) else 0.0)
     return Comparison(apart, differs, 0, ours, theirs)

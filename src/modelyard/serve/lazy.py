@@ -29,10 +29,10 @@ LOOK_S = 0.01  # how often one looks for something that may be evicted
 class LazyReplica:
     """One version that may be out of memory."""
 
-    def __init__(self, artifact: Artifact, name: str, residents: Residents) -> None:
+    def __init__(self, artifact: Artifact, name: str, file_bytes: int, residents: Residents) -> None:
         self.artifact = artifact
         self.name = name
-        self.bytes = sum(entry.size for entry in artifact.manifest.files.values())  # until a load has measured it
+        self.bytes = file_bytes  # until a load has measured it
         self.replica: Replica | None = None
         self.is_loading = False
         self.is_pinned = False

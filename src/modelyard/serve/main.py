@@ -245,7 +245,7 @@ class Worker:
         if self.residents is None:
             return await self._load(digest, name)
         artifact = await self.loop.run_in_executor(None, self.shelf.describe, digest)
-        lazy = LazyReplica(artifact, name, self.residents)
+        lazy = LazyReplica(artifact, name, self.shelf.bytes_of(digest), self.residents)
         lazy.is_pinned = is_pinned
         if is_pinned or self.state.revision:  # a version that is deployed now must show that it can be loaded
             await self.residents.bring(lazy)
@@ -297,10 +297,8 @@ class Worker:
             self._report()
 
     def _routes(self, plan: ServingPlan, absent: dict[tuple[str, int], AbsentReplica]) -> Routes:
-        routes = {}
-        lapsed = self.leases.follow(plan)
-        for endpoint in plan.endpoints:
-            deployments = {
+        held = {  # all of them first: a plan that cannot be served changes no shadow
+            endpoint.name: {
                 planned.version: Deployment(
                     endpoint,
                     planned.version,
@@ -310,6 +308,12 @@ class Worker:
                 )
                 for planned in endpoint.versions
             }
+            for endpoint in plan.endpoints
+        }
+        lapsed = self.leases.follow(plan)
+        routes = {}
+        for endpoint in plan.endpoints:
+            deployments = held[endpoint.name]
             shadow = self.shadows.of(endpoint, deployments)
             shared = fallen_back(endpoint) if endpoint.name in lapsed else endpoint
             routes[endpoint.name] = Route(shared, deployments, shadow)

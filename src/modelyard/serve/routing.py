@@ -111,9 +111,9 @@ class Route:
         self.aliases = endpoint.aliases
         self.shadow = shadow
         self.main = deployments[max(split.weights.items(), key=lambda share: (share[1], share[0]))[0]]
-        spans = split.spans or move_slots((), split.weights)
+        self._only = self.main if split.weights[self.main.version] == 100 else None
+        spans = () if self._only else split.spans or move_slots((), split.weights)
         self._slots = tuple(deployments[version] for version, width in spans for _ in range(width))
-        self._only = self.main if len(spans) == 1 else None
         sticky_by = split.sticky_by or ""
         self._place = _place(sticky_by.removeprefix(COLUMN), self.main) if sticky_by.startswith(COLUMN) else None
         self._header = sticky_by.lower().encode() if sticky_by and self._place is None else None

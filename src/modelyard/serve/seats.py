@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelyard.artifacts.store import Shelf
-from modelyard.contract.errors import InvalidInput, NotFound
+from modelyard.contract.errors import InvalidInput
 from modelyard.contract.home import Home
 from modelyard.contract.settings import Settings
 from modelyard.serve.supervision import Seat, process_count
@@ -31,8 +31,8 @@ def seats_of(settings: Settings, home: Home, digest: str) -> int:
     """How many processes a version has. Raises NotFound if the shelf does not hold its artifact."""
     try:
         size = Shelf(home.shelf).bytes_of(digest)
-    except InvalidInput as error:  # whoever loads it says what is wrong with it
-        raise NotFound(str(error)) from None
+    except InvalidInput:  # damaged: whoever loads it says what is wrong with it
+        size = 0
     return process_count(settings.model_workers, settings.worker_count, size)
 
 

@@ -172,28 +172,29 @@ class Shadow:
 
     def _answer(self, say: Answer, dialect: Dialect, call: Call, batch: Batch, start: int) -> None:
         say(call, batch, start)
-        if self._rows >= self.max_rows:
+        if self._is_closed or self._rows + call.rows > self.max_rows:
             self._cells[self._dropped] += 1
             return
+        self._rows += call.rows
         if not self._fresh:
             self._loop.call_soon(self._keep)  # others of this batch wait for their answers
         self._fresh.append((call, dialect, batch, start))
 
     def _keep(self) -> None:
-        """Copies of what was answered in the last turn, as far as there is room."""
+        """Make copies of what was answered in the last turn; a slice of time's worth, and the others in the next."""
+        until_ns = time.monotonic_ns() + SLICE_NS
         fresh, self._fresh = self._fresh, []
-        for call, dialect, batch, start in fresh:
-            if self._is_closed or self._rows + call.rows > self.max_rows:
-                self._cells[self._dropped] += 1
-                continue
+        for at, (call, dialect, batch, start) in enumerate(fresh):
+            if at and time.monotonic_ns() > until_ns:
+                self._fresh = fresh[at:]
+                self._loop.call_soon(self._keep)
+                break
             read = None if self._reads_alike(call.deployment) else dialect.read_copy or dialect.read
             copy = Copy(call, _rows_of(call, batch, start), read)
-            if self._bytes + copy.bytes > WAITING_BYTES:
-                self._cells[self._dropped] += 1
-                continue
             self._waiting.append(copy)
-            self._rows += call.rows
             self._bytes += copy.bytes
+            if self._is_closed or self._bytes > WAITING_BYTES:
+                self._drop(1)
         self._look_in(GATHER_S)
 
     def _reads_alike(self, answering: Deployment) -> bool:
@@ -373,8 +374,9 @@ class Shadow:
 
     def _compare(self, copy: Copy, said: Tensors, took_ns: int) -> None:
         cells = self._cells
+        ours, its = copy.deployment.cutoff, self._target.cutoff
         try:
-            comparison = compare(copy.answered, said, (copy.deployment.cutoff, self._target.cutoff))
+            comparison = compare(copy.answered, said, None if ours is None or its is None else (ours, its))
         except Exception as error:  # a fault of ours must not end the shadow
             log.error("fault", error=repr(error), trace=traceback.format_exception(error))
             self._fail(error, "internal")
