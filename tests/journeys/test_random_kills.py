@@ -131,23 +131,27 @@ class Callers:
                 thread.join(60)
 
     def _ask(self, at: int) -> None:
-        client, x = httpx.Client(timeout=40), float(at)
-        while not self._stop.is_set():
-            x += 1.0
-            rows = {"name": "rows", "datatype": "FP32", "shape": [1, 2], "data": [x, 1.0]}
-            began = time.monotonic()
-            try:
-                answer = client.post(self._url, json={"inputs": [rows]})
-            except httpx.TransportError as error:
-                self.others[type(error).__name__] += 1
-                self._stop.wait(0.05)  # nobody listens while the gateway starts again
-                continue
-            if answer.status_code != 200:
-                self.others[f"{answer.status_code} {answer.text[:120]}"] += 1
-                continue
-            said = answer.json()
-            total = float(said["outputs"][0]["data"][0])
-            self.answers.append((began, time.monotonic(), int(said["model_version"]), total - x - 1.0))
+        x = float(at)
+        with httpx.Client(timeout=40) as client:
+            while not self._stop.is_set():
+                x += 1.0
+                self._ask_once(client, x)
+
+    def _ask_once(self, client: httpx.Client, x: float) -> None:
+        rows = {"name": "rows", "datatype": "FP32", "shape": [1, 2], "data": [x, 1.0]}
+        began = time.monotonic()
+        try:
+            answer = client.post(self._url, json={"inputs": [rows]})
+        except httpx.TransportError as error:
+            self.others[type(error).__name__] += 1
+            self._stop.wait(0.05)  # nobody listens while the gateway starts again
+            return
+        if answer.status_code != 200:
+            self.others[f"{answer.status_code} {answer.text[:120]}"] += 1
+            return
+        said = answer.json()
+        total = float(said["outputs"][0]["data"][0])
+        self.answers.append((began, time.monotonic(), int(said["model_version"]), total - x - 1.0))
 
 
 def processes(product: Product, up: subprocess.Popen[bytes]) -> dict[str, list[int]]:
