@@ -326,11 +326,12 @@ def test_a_standby_takes_no_changes(home: Home) -> None:
 
 @pytest.mark.parametrize("home", ["sqlite"], indirect=True)
 def test_a_damaged_file_is_said(home: Home) -> None:
-    for path in home.root.glob("control.sqlite3*"):  # open as they are, so that the new file is another one
-        path.unlink()
-    home.database.write_bytes(b"this is no database" * 100)
-    with pytest.raises(InvalidInput, match="modelyard restore"):
-        start(active_settings())
+    with home.database.open("rb"):  # its inode stays taken, so that the new file is another one
+        for path in home.root.glob("control.sqlite3*"):
+            path.unlink()
+        home.database.write_bytes(b"this is no database" * 100)
+        with pytest.raises(InvalidInput, match="modelyard restore"):
+            start(active_settings())
 
 
 # --- while it is away -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from kit.callers import Callers
 from kit.gateway import until
-from kit.postgres import PASSWORD, Server
+from kit.postgres import PASSWORD, Server, shared_server
 from kit.product import Product
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
@@ -23,14 +23,9 @@ OLDER = Path(__file__).parents[1] / "upgrade/0.1.0.tar.gz"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A server of this story's own: it is stopped and started again."""
-    server = Server.make()
-    server.start()
-    yield server
-    with contextlib.suppress(RuntimeError):  # a failed test may have left it stopped
-        server.stop("immediate")
-    server.remove()
+    return shared_server(tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
 """A real PostgreSQL for tests: started in a folder of its own, shared by the workers of a test run, ended with them.
 
 Nothing outlives the run: a watcher waits for the lock that every worker holds while it lives, also of one that is
-killed, and then ends the server and removes its folder.
+killed, and then ends the server and removes its folder. A server ends with the process that started it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,9 @@ OPTIONS = {
     "max_connections": "60",
     "listen_addresses": "127.0.0.1",
 }
+
+
+_running: dict[Path, subprocess.Popen[bytes]] = {}  # the servers that this process has started
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,31 @@ class Server:
         return server
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
-        options = " ".join(f"-c {name}={value}" for name, value in OPTIONS.items())
-        options += f" -c port={self.port} -c unix_socket_directories={self.folder}"
-        self._control("start", "--wait", "--timeout=60", f"--log={self.folder / 'log'}", "-o", options)
+        """Start it, and return when it answers; it ends with this process."""
+        words = [_program("postgres"), "-D", self.folder / "data"]
+        for name, value in (OPTIONS | {"port": self.port, "unix_socket_directories": self.folder}).items():
+            words += ["-c", f"{name}={value}"]
+        with open(self.folder / "log", "ab") as log:
+            process = subprocess.Popen(
+                [str(word) for word in words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                start_new_session=True, preexec_fn=_end_with_parent, **_its_user(),
+            )  # fmt: skip
+        _running[self.folder] = process
+        ends_at = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < ends_at:
+            with contextlib.suppress(Exception):  # it says "starting up", or nothing yet
+                self.sql("SELECT 1")
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"PostgreSQL does not start: {(self.folder / 'log').read_text()[-2000:]}")
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it as `pg_ctl` calls it: smart, fast (connections are cut), immediate (as a crash)."""
-        self._control("stop", f"--mode={mode}", "--wait")
+        _run_as_its_user(
+            _program("pg_ctl"), "stop", "--silent", "--pgdata", self.folder / "data", f"--mode={mode}", "--wait"
+        )
+        if (process := _running.pop(self.folder, None)) is not None:
+            process.wait(60)
 
     def remove(self) -> None:
         """Remove its folder."""
@@ -113,9 +135,6 @@ class Server:
             yield name
         finally:
             self.drop(name)
-
-    def _control(self, verb: str, *words: str) -> None:
-        _run_as_its_user(_program("pg_ctl"), verb, "--silent", "--pgdata", self.folder / "data", *words)
 
 
 def shared_server(place: Path) -> Server:
@@ -170,9 +189,16 @@ def _memory() -> Path | None:
 
 
 def _detached(*words: str) -> None:
-    """A process that nobody waits for, and that keeps nobody's terminal or pipe open."""
+    """A process that belongs to nobody, and keeps nobody's terminal or pipe open."""
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
-    os.posix_spawn(words[0], words, os.environ, file_actions=quiet, setsid=True)
+    first = os.posix_spawn(words[0], words, os.environ, file_actions=quiet, setsid=True)
+    os.waitpid(first, 0)  # it has left another one behind
+
+
+def _end_with_parent() -> None:
+    """Linux sends the signal for an immediate shutdown when the parent is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
 def _program(name: str) -> Path:
@@ -195,18 +221,23 @@ def _account() -> tuple[str, str]:
     return "nobody", "nogroup"
 
 
+def _its_user() -> dict[str, Any]:
+    """How a process of the server is started: not by root, and without what stands in this environment for others."""
+    own = {name: text for name, text in os.environ.items() if not name.startswith("PG")}
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        user = dict(zip(("user", "group"), _account(), strict=True)) | {"extra_groups": []}
+    return {"env": own | {"LC_ALL": "C"}, **user}
+
+
 def _run_as_its_user(*words: str | Path) -> None:
-    user, group = _account() if os.geteuid() == 0 else (None, None)
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-    with tempfile.TemporaryFile() as said:  # no pipe: a server that is started would hold it open
-        done = subprocess.run(
-            [str(word) for word in words], user=user, group=group, extra_groups=None if user is None else [],
-            stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd="/", env=environment, timeout=120, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            said.seek(0)
-            raise RuntimeError(f"{words[0]} ended with {done.returncode}: {said.read().decode(errors='replace')}")
+    done = subprocess.run(
+        [str(word) for word in words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd="/", timeout=120, check=False, **_its_user(),
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stdout.decode(errors='replace')}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and os.fork() == 0:
     watch(Path(sys.argv[1]))
