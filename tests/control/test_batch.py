@@ -168,6 +168,29 @@ def test_parts_of_another_table_or_version_are_not_used(home: Home, tmp_path: Pa
 
 
 @ON_SQLITE
+def test_what_is_left_of_a_folder_that_was_being_removed_is_not_used(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelyard.control.batch import parts as room
+
+    registered(home)
+    source, output = written(tmp_path / "rows.csv", some_rows(300)), tmp_path / "out.csv"
+
+    def half(folder: Path) -> None:
+        for path in sorted(folder.glob("*.csv"))[:1]:
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            predict(source, output, chunk_rows=100)
+    whole = output.read_bytes()
+    predict(source, output, chunk_rows=100)
+    assert output.read_bytes() == whole
+
+
+@ON_SQLITE
 def test_what_cannot_be_done_is_said_before_anything_is_written(home: Home, tmp_path: Path) -> None:
     registered(home)
     rows = written(tmp_path / "rows.csv", some_rows(5))

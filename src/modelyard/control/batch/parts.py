@@ -17,6 +17,7 @@ import polars as pl
 from modelyard.contract.errors import Conflict, InvalidInput
 
 SUFFIXES = (".csv", ".parquet")
+IDENTITY = "identity.json"
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -50,7 +51,7 @@ class Parts:
         except BlockingIOError:
             os.close(self._lock)
             raise Conflict(f"another batch writes {self.output.name} just now; choose another output") from None
-        known = self.folder / "identity.json"
+        known = self.folder / IDENTITY
         if not known.exists() or known.read_bytes() != self._identity:
             for path in self.folder.iterdir():
                 if path.name != "lock":
@@ -98,6 +99,7 @@ class Parts:
         else:
             self.rejects.unlink(missing_ok=True)  # of an earlier run: it would say that rows of this one were refused
         staging.replace(self.output)
+        (self.folder / IDENTITY).unlink()  # first: what a kill leaves of the folder is then no part of anything
         shutil.rmtree(self.folder)
 
     def _concatenate(self, kind: str, numbers: Sequence[int], columns: Sequence[str], target: Path) -> None:
