@@ -26,7 +26,7 @@ from modelyard.serve.counters import Counters
 from modelyard.serve.inference import Dialect, Inference
 from modelyard.serve.replica import Replica
 from modelyard.serve.routing import Deployment, Route
-from modelyard.serve.shadow import Shadows
+from modelyard.serve.shadows import Shadows
 from modelyard.serve.telemetry import Telemetry
 
 WAIT_S = 20.0

@@ -24,7 +24,8 @@ from modelyard.contract.telemetry import Disagreement, Prediction
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.serve import dialects, shadow
 from modelyard.serve.admission import Principal
-from modelyard.serve.shadow import SAMPLES, reads_alike, step_of
+from modelyard.serve.copies import reads_alike
+from modelyard.serve.shadow import SAMPLES, step_of
 
 OTHER = 1.5  # the shadow's base: its probabilities lie higher
 ROWS = [CONTRACT.example | {"age": age, "income": income} for age in range(20, 90, 3) for income in (None, 50.0, 900.0)]

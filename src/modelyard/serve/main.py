@@ -46,7 +46,7 @@ from modelyard.serve.replica import INLINE_S, Replica, Version
 from modelyard.serve.repository import AbsentReplica, evicted_in
 from modelyard.serve.routing import Deployment, Route, Routes
 from modelyard.serve.seats import seat_for, socket_path
-from modelyard.serve.shadow import Shadows
+from modelyard.serve.shadows import Shadows
 from modelyard.serve.telemetry import Telemetry
 from modelyard.serve.threads import threads_for
 

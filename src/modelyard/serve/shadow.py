@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from modelyard.contract.counters import SECONDS
-from modelyard.contract.errors import InvalidInput, ModelyardError, NotReady, Overloaded
-from modelyard.contract.features import Contract
+from modelyard.contract.errors import InvalidInput, NotReady, Overloaded
 from modelyard.contract.plan import PlannedEndpoint
 from modelyard.contract.telemetry import Disagreement
-from modelyard.contract.tensor import Inputs, Tensors, joined, row_slice
-from modelyard.serve.call import Answer, Batch, Call, Caller
+from modelyard.contract.tensor import Tensors, joined, row_slice
+from modelyard.serve.call import Answer, Batch, Call
 from modelyard.serve.comparison import Comparison, compare
+from modelyard.serve.copies import Copy, reads_alike, rows_of
 from modelyard.serve.log import log
 from modelyard.serve.replica import INLINE_S, Replica, Version
 
 if TYPE_CHECKING:
-    from modelyard.serve.inference import Dialect, Read
+    from modelyard.serve.inference import Dialect
     from modelyard.serve.routing import Deployment, Holder
     from modelyard.serve.telemetry import Telemetry
 
@@ -50,54 +50,9 @@ REST = 3  # times as long as it worked, a shadow rests: it takes a quarter of on
 COPIES = 32  # computed in one go
 WAIT_S = 5.0  # a copy that has waited so long is dropped
 WAITING_BYTES = 16 * 1024 * 1024  # of what one shadow's copies hold
-END_S = 1.0  # how long the worker's end waits for a batch
 SAMPLES = 10  # disagreements that one shadow writes to the records in a second
 _EDGES_NS = [int(edge * 1e9) for edge in SECONDS]
 _SUM = len(SECONDS) + 1
-
-
-class Copied:
-    """What was asked, and nobody who waits for the answer."""
-
-    __slots__ = ("body", "headers")
-
-    is_gone = False
-
-    def __init__(self, caller: Caller) -> None:
-        self.headers, self.body = caller.headers, caller.body
-
-    def refuse(self, error: ModelyardError) -> None:
-        """Nobody hears it."""
-
-    def respond(self, status: int, body: bytes, content_type: bytes = b"", headers: bytes = b"") -> None:
-        """Nobody hears it."""
-
-
-class Copy:
-    """One answered call: what was asked, and what was said."""
-
-    __slots__ = ("answered", "asked", "bytes", "deployment", "inputs", "kept_ns", "read", "request_id", "rows")
-
-    def __init__(self, call: Call, answered: Tensors, read: Read | None) -> None:
-        """read: how the shadow reads the body; None: it would make of it what the answering version did."""
-        self.request_id, self.deployment, self.rows = call.request_id, call.deployment, call.rows
-        self.answered = answered
-        self.read = read
-        self.inputs = call.inputs
-        self.asked: Call | None = None
-        self.bytes = sum(values.nbytes for values in answered.values())
-        self.bytes += size_of(call.inputs) if read is None else len(call.exchange.body)
-        if read is not None:
-            nobody = Copied(call.exchange)
-            self.asked = Call(nobody, call.principal, call.say, call.telemetry, call.started_ns, call.deadline_ns)
-        self.kept_ns = time.monotonic_ns()
-
-    def read_for(self, target: Deployment) -> None:
-        """Make of it what the shadow's own contract does. Raises as the dialect does."""
-        if self.asked is not None and self.read is not None:
-            self.asked.deployment = target
-            self.read(self.asked, max(1, self.rows))
-            self.inputs, self.asked = self.asked.inputs, None  # the body is let go
 
 
 class Told(NamedTuple):
@@ -190,7 +145,7 @@ class Shadow:
                 self._loop.call_soon(self._keep)
                 break
             read = None if self._reads_alike(call.deployment) else dialect.read_copy or dialect.read
-            copy = Copy(call, _rows_of(call, batch, start), read)
+            copy = Copy(call, rows_of(call, batch, start), read)
             self._waiting.append(copy)
             self._bytes += copy.bytes
             if self._is_closed or self._bytes > WAITING_BYTES:
@@ -414,57 +369,6 @@ class Shadow:
         ))  # fmt: skip
 
 
-class Shadows:
-    """All shadows of one worker. One whose version stays lives on from plan to plan, with what waits for it."""
-
-    def __init__(self, telemetry: Telemetry, loop: asyncio.AbstractEventLoop, max_rows: int) -> None:
-        self._telemetry, self._loop, self._max_rows = telemetry, loop, max_rows
-        self._held: dict[str, Shadow] = {}  # by endpoint
-
-    def of(self, endpoint: PlannedEndpoint, deployments: Mapping[int, Deployment]) -> Shadow | None:
-        """The shadow that the plan wants for an endpoint."""
-        if endpoint.shadow is None:
-            return None
-        shadow = self._held.get(endpoint.name)
-        if shadow is None or shadow.version != endpoint.shadow.version:
-            if shadow is not None:
-                shadow.close()
-            log.info("shadow", endpoint=endpoint.name, version=endpoint.shadow.version)
-            version = endpoint.shadow.version
-            shadow = Shadow(endpoint.name, version, self._telemetry, self._loop, self._max_rows)
-            self._held[endpoint.name] = shadow
-        shadow.adopt(endpoint, deployments)
-        return shadow
-
-    def keep_only(self, endpoints: Iterable[PlannedEndpoint]) -> None:
-        """Close those of endpoints that want none any more."""
-        wanted = {endpoint.name for endpoint in endpoints if endpoint.shadow is not None}
-        for name in self._held.keys() - wanted:
-            self._held.pop(name).close()
-
-    def close(self) -> None:
-        """Close them all, and wait a moment for what they compute: a thread is not to be torn out of its model."""
-        closing = list(self._held.values())
-        self.keep_only(())
-        for shadow in closing:
-            shadow.join(END_S)
-
-
-def reads_alike(one: Version, other: Version) -> bool:
-    """Whether both make the same inputs of every body that the first one takes: a copy need not be read again."""
-    signature, contract = one.manifest.signature, one.manifest.contract
-    if signature.inputs != other.manifest.signature.inputs or signature.layout != other.manifest.signature.layout:
-        return False
-    if not one.is_table:  # a runtime may take bytes for a text where another refuses them
-        return one.manifest.runtime == other.manifest.runtime
-    return _rules(contract) == _rules(other.manifest.contract)
-
-
-def size_of(inputs: Inputs) -> int:
-    """Bytes of a call's inputs."""
-    return sum(values.nbytes for values in inputs.values()) if isinstance(inputs, dict) else inputs.nbytes
-
-
 def quick_rows(replica: Replica) -> int:
     """Rows that may be asked for on the loop: of a table here, whose rows take as long as those that were measured."""
     if replica.is_remote or not replica.loaded.is_table:
@@ -477,28 +381,10 @@ def step_of(replica: Replica) -> int:
     return replica.lane.max_rows if replica.is_remote else max(1, replica.inline)
 
 
-def _rules(contract: Contract) -> list[tuple[object, ...]]:
-    """What decides which rows a contract takes, and what numbers they are; what is fitted comes later."""
-    return [
-        (
-            column.name, column.kind, column.role, column.nullable, column.default, column.minimum, column.maximum,
-            column.categories, column.unseen,
-        )
-        for column in contract.columns
-    ]  # fmt: skip
-
-
 def _held(holder: Holder) -> Replica | None:
     """The replica that is in memory, if any is."""
     held = getattr(holder, "replica", holder)  # of a lazy one, what it holds now
     return held if isinstance(held, Replica) else None
-
-
-def _rows_of(call: Call, batch: Batch, start: int) -> Tensors:
-    """What was said to this call, apart from its batch."""
-    if not call.deployment.replica.loaded.manifest.independent_rows:
-        return batch.outputs
-    return {name: values[start : start + call.rows].copy() for name, values in batch.outputs.items()}
 
 
 def _reason(error: Exception | None) -> str:
