@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -13,7 +11,6 @@ import ssl
 import sys
 import time
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 import uvloop
@@ -25,9 +22,9 @@ from modelyard.contract.plan import ServingPlan, WorkerState
 from modelyard.contract.settings import Settings, cores
 from modelyard.runtimes.catalogue import needs_worker
 from modelyard.runtimes.image_decode import allow_pixels
-from modelyard.runtimes.version import LoadedVersion
 from modelyard.secure.request_ids import request_ids
 from modelyard.serve.admission import Admission
+from modelyard.serve.bringing import Measured, bring_here, give_back
 from modelyard.serve.bulk import Bulk
 from modelyard.serve.channel import RemoteVersion
 from modelyard.serve.content import MAX_BYTES
@@ -42,7 +39,7 @@ from modelyard.serve.log import log, set_up
 from modelyard.serve.plans import POLL_S, PlanFile
 from modelyard.serve.rates import RateTable
 from modelyard.serve.reconcile import Drain, Load, Swap, next_action
-from modelyard.serve.replica import INLINE_S, Replica, Version
+from modelyard.serve.replica import Replica, Version
 from modelyard.serve.repository import AbsentReplica, evicted_in
 from modelyard.serve.routing import Deployment, Route, Routes
 from modelyard.serve.seats import seat_for, socket_path
@@ -53,14 +50,6 @@ from modelyard.serve.threads import threads_for
 HEARTBEAT_S = 0.5
 BULK_NICE = 5  # small calls go before large ones
 GC_THRESHOLDS = (20_000, 50, 100)  # requests make and drop objects without cycles: look for cycles seldom
-
-
-class Measured(NamedTuple):
-    """What a version costs here: seconds for each batch size, and for each row that is explained."""
-
-    curve: dict[int, float]
-    explain_s: float
-    threads: int = 1
 
 
 class Worker:
@@ -265,7 +254,7 @@ class Worker:
             self._want(digest, True)
         try:
             known = self._measured.get(digest)
-            bring = self._bring_remote if is_remote else partial(_bring_here, threads=self.threads, known=known)
+            bring = self._bring_remote if is_remote else partial(bring_here, threads=self.threads, known=known)
             loaded, measured = await self.loop.run_in_executor(None, bring, artifact)
         except BaseException:
             self._want(digest, False)
@@ -370,7 +359,7 @@ class Worker:
         replica.close()
         if not self._is_here(digest):  # it may have come back meanwhile
             self._want(digest, False)
-        await self.loop.run_in_executor(None, _give_back)
+        await self.loop.run_in_executor(None, give_back)
 
     async def _beat(self, edges: list[HttpServer | Http2Server]) -> None:
         """Tell the parent that the loop turns, and how late it woke."""
@@ -401,36 +390,6 @@ class Worker:
         if not self._parent.recv(4096):
             self.loop.remove_reader(self._parent)
             self.stopping.set()
-
-
-def _bring_here(artifact: Artifact, threads: int, known: Measured | None) -> tuple[Version, Measured]:
-    """A version in this process. One that holds the loop gets all `threads`, if it is faster with them.
-
-    One that was measured before is opened as it was best, and called once.
-    """
-    loaded = LoadedVersion(artifact, known.threads if known else 1)
-    if known:
-        loaded.warm(sizes=(1,), rounds=1)
-        return loaded, known
-    curve, best = loaded.warm(), 1
-    if threads > 1 and curve[1] > INLINE_S:
-        wider = LoadedVersion(artifact, threads)
-        wider_curve = wider.warm()
-        if wider_curve[1] < curve[1]:
-            loaded, wider, curve, best = wider, loaded, wider_curve, threads
-        wider.close()
-    return loaded, Measured(curve, loaded.explain_cost(), best)
-
-
-def _give_back() -> None:
-    """Freed memory goes back to the machine: a graph is freed in pieces, and the C library would keep their pages.
-
-    A version's decoders are classes of their own, which only a full collection frees; what was frozen at start is
-    left out of it.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # only the GNU library has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tls(settings: Settings, protocol: str = "http/1.1") -> ssl.SSLContext | None:
