@@ -189,11 +189,13 @@ def test_two_who_upgrade_at_once_do_it_once(older: Settings) -> None:
     assert did == [False, True]
 
 
-def test_a_step_that_fails_is_said_and_repeating_goes_on(older: Settings) -> None:
+def test_a_step_that_fails_is_said_and_repeating_goes_on(older: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from django.db import connection
 
+    from modelyard.control import upgrade as room
     from modelyard.control.upgrade import UpgradeFailed, upgrade
 
+    monkeypatch.setattr(room.time, "strftime", lambda form: "20260101-000000")  # the second is not over yet
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE deployments_change (id integer)")  # in the way
     with pytest.raises(UpgradeFailed, match=r"backups/before-upgrade-.*repeating|repeating.*before-upgrade"):
@@ -202,7 +204,13 @@ def test_a_step_that_fails_is_said_and_repeating_goes_on(older: Settings) -> Non
         start(older)
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE deployments_change")
-    assert upgrade(older).steps
+    again = upgrade(older)
+    assert again.steps
+    assert again.backup
+    assert sorted(Path(again.backup).parent.iterdir()) == [
+        Path(again.backup),
+        Path(again.backup).with_name("before-upgrade-20260101-000000.tar.gz"),
+    ]
     start(older)
 
 

@@ -5,6 +5,7 @@ newer tables within a second and end, so that `modelyard up` starts them again a
 """
 
 import time
+from itertools import chain, count
 from pathlib import Path
 
 import msgspec
@@ -64,4 +65,8 @@ class UpgradeFailed(ModelyardError):
 
 
 def _place(home: Home) -> Path:
-    return home.root / FOLDER / f"before-upgrade-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz"
+    """A name that is still free, also for who repeats within the second."""
+    stem = f"before-upgrade-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = chain([stem], (f"{stem}-{again}" for again in count(2)))
+    places = (home.root / FOLDER / f"{name}.tar.gz" for name in names)
+    return next(place for place in places if not place.exists())
