@@ -8,12 +8,15 @@ import sys
 
 from rich.console import Console
 
-from benchmarks import bench, growth, grpc, models, rollouts, shadows, soak
+from benchmarks import bench, forests, growth, grpc, models, rollouts, shadows, soak
 from benchmarks.check import WrongAnswer
 from benchmarks.load import LoadFailed
 from benchmarks.server import StartFailed
 
-VERBS = {"growth": growth, "grpc": grpc, "models": models, "rollouts": rollouts, "shadows": shadows, "soak": soak}
+VERBS = {
+    "forests": forests, "growth": growth, "grpc": grpc, "models": models, "rollouts": rollouts, "shadows": shadows,
+    "soak": soak,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

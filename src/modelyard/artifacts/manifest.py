@@ -60,8 +60,9 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The first file of an artifact; the artifact's digest is the SHA-256 of its bytes.
 
-    Optional files have fixed names: `contributions.npz` (tree explanations), `report.json` (measures and plots' data),
-    `quality.json` (of the table), `card.md`, `samples.json` (rows that work as posted), `holdout.json`.
+    Optional files have fixed names: `forest.npz` (a forest's answers as tables), `contributions.npz` (its
+    explanations), `report.json` (measures and plots' data), `quality.json` (of the table), `card.md`, `samples.json`
+    (rows that work as posted), `holdout.json`.
     """
 
     model: str

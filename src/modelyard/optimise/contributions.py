@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.optimise.trees import Forest, Leaf, Node, Split, categorical_features, thresholds
+from modelyard.optimise.bins import edges_and_starts, forest_bins
+from modelyard.optimise.trees import Forest, Leaf, Node, Split
 from modelyard.runtimes.contributions import TreeContributions
 
 MAX_CONDITIONS = 8  # of one leaf: it has two to the power of them as patterns
@@ -77,9 +78,7 @@ def explain_trees(forest: Forest) -> TreeContributions | None:
     paths = [path for tree in forest.trees for path in _paths(tree, {})]
     if max((len(path.conditions) for path in paths), default=0) > MAX_CONDITIONS:
         return None
-    cuts = thresholds(forest)
-    categorical = categorical_features(forest)
-    bins = [_bins(cuts.get(feature, []), feature in categorical) for feature in range(forest.features)]
+    bins = forest_bins(forest)
     values = [value for _, value in bins]
     for places in PLACES:
         tables = [table for tree in forest.trees for table in _tables(tree, {}, values, places)]
@@ -133,9 +132,10 @@ def _packed(
         size += len(shares[-1])
     pairs.sort()
     counts = np.bincount([feature for feature, _, _ in pairs], minlength=len(edges)) if pairs else [0] * len(edges)
+    joined, starts = edges_and_starts(edges)
     return TreeContributions(
-        edges=np.concatenate([np.zeros(0), *edges]).astype(np.float32),
-        starts=np.cumsum([0, *(len(edge) for edge in edges)]).astype(np.int32),
+        edges=joined,
+        starts=starts,
         steps=steps,
         origin=np.array(origin, dtype=np.int32),
         pair_tree=np.array([number for _, number, _ in pairs], dtype=np.int32),
@@ -218,18 +218,3 @@ def _patterns(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDA
     met = np.array([[(pattern >> slot) & 1 for pattern in range(1 << count)] for slot in range(count)], dtype=float)
     nodes, weights = np.polynomial.legendre.leggauss(count // 2 + 1)
     return met, nodes, weights
-
-
-def _bins(cuts: list[float], is_category: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where a feature's bins end, and a value that stands for each bin, the last for missing.
-
-    A category's codes lie between halves; what lies beyond the codes that a split names is one bin.
-    """
-    if is_category:
-        codes = np.arange(max(cuts) + 1)
-        return np.append(codes, codes[-1] + 1) - 0.5, np.array([-1.0, *codes, codes[-1] + 1, np.nan])
-    if not cuts:
-        return np.zeros(0), np.array([0.0, np.nan])
-    with np.errstate(over="ignore"):  # a split "missing or not" has the largest float32 as its threshold
-        above = np.nextafter(np.float32(cuts[-1]), np.float32(np.inf))
-    return np.array(cuts), np.array([*cuts, float(above), np.nan])

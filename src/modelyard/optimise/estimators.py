@@ -21,8 +21,8 @@ from modelyard.artifacts.manifest import Task
 from modelyard.contract.errors import InvalidInput
 from modelyard.contract.features import Contract
 from modelyard.contract.tensor import Matrix
-from modelyard.optimise.contributions import explain_trees
-from modelyard.optimise.convert import ML_OPSET, OPSET, forest_to_onnx
+from modelyard.optimise.convert import ML_OPSET, OPSET
+from modelyard.optimise.forest_files import forest_files
 from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
 from modelyard.optimise.sample import Sample
 from modelyard.optimise.trees import Forest, read_lightgbm, read_xgboost, thresholds
@@ -285,11 +285,10 @@ def _named(model: Any, rows: Matrix) -> Any:
 
 def _convert_forest(forest: Forest, contract: Contract) -> Converted:
     output = "probability" if forest.link == "logistic" else "prediction"
-    extra = {}
-    if forest.link == "logistic" and (tables := explain_trees(forest)) is not None:
-        extra["contributions.npz"] = tables.dump()
+    extra = forest_files(forest)
+    graph = extra.pop("model.onnx")
     layout = "columns" if any(column.kind == "category" for column in contract.features) else "matrix"
-    return Converted(forest_to_onnx(forest), output, layout, extra, thresholds(forest))
+    return Converted(graph, output, layout, extra, thresholds(forest))
 
 
 def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -> Converted:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelyard.artifacts.manifest import Parity
+from modelyard.artifacts.manifest import Manifest, Parity
+from modelyard.artifacts.store import Shelf
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import ModelyardError
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.tensor import Matrix
 from modelyard.runtimes.base import Runtime
+from modelyard.runtimes.catalogue import open_runtime
+from modelyard.runtimes.forest import FILE
 
 TOLERANCE = 1e-5
 _NOTHING = 1e-30  # below it LightGBM takes a value for zero when it explains, though not when it predicts
@@ -44,6 +47,31 @@ def prove(
     same answer alone as among others; else both sides are asked alone. Raises ParityFailed with the largest difference.
     """
     return compare(original, lambda rows: runtime.predict({"rows": rows})[output], matrix, edge_rows, tolerance, alone)
+
+
+def prove_graph(
+    original: Answer,
+    shelf: Shelf,
+    manifest: Manifest,
+    files: Mapping[str, bytes],
+    matrix: Matrix,
+    edge_rows: Matrix,
+    served: Parity,
+) -> Parity:
+    """The proof as it was served and, where tables answer in the place of a graph, as the graph answers: the worse one.
+
+    The graph is what leaves for other places, so it has to be as equal as what answers here. Raises ParityFailed.
+    """
+    if FILE not in files:
+        return served
+    alone = {name: data for name, data in files.items() if name != FILE}
+    runtime = open_runtime(shelf.open(shelf.put(manifest, alone)))
+    try:
+        (output,) = manifest.signature.outputs
+        graph = prove(original, runtime, matrix, edge_rows, output=output.name)
+    finally:
+        runtime.close()
+    return max(served, graph, key=lambda proof: proof.max_error)
 
 
 def compare(

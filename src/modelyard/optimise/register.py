@@ -31,7 +31,7 @@ from modelyard.data.rows import json_rows
 from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
 from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
 from modelyard.optimise.held import file_of, package_held
-from modelyard.optimise.parity import ParityFailed, edge_rows, prove
+from modelyard.optimise.parity import ParityFailed, edge_rows, prove, prove_graph
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
 from modelyard.runtimes import conformance
 from modelyard.runtimes.answers import answer_name
@@ -271,6 +271,7 @@ def _prove_estimator(
             parity = prove(original, runtime, raw, edges, output=converted.output, alone=alone)
         finally:
             runtime.close()
+        parity = prove_graph(original, shelf, manifest, files, raw, edges, parity)
     manifest = msgspec.structs.replace(manifest, parity=parity, independent_rows=alone)
     return manifest, files | _samples(manifest, files, contract, sample, raw, converted.output)
 

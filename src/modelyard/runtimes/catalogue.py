@@ -17,6 +17,10 @@ def needs_worker(manifest: Manifest) -> bool:
 
 def open_runtime(artifact: Artifact, threads: int = 1) -> Runtime:
     """The loaded runtime of an artifact. Raises InvalidInput for a runtime that is not known."""
+    if artifact.manifest.runtime == "onnx" and "forest.npz" in artifact.manifest.files:
+        from modelyard.runtimes.forest import ForestRuntime
+
+        return ForestRuntime(artifact)
     if artifact.manifest.runtime == "onnx":
         from modelyard.runtimes.onnx import OnnxRuntime
 

@@ -9,12 +9,15 @@ and the table is read there.
 from __future__ import annotations
 
 import io
-import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelyard.artifacts.store import Artifact
 from modelyard.contract.tensor import Matrix
+from modelyard.runtimes.bins import Bins
+
+FILE = "contributions.npz"
 
 _CHUNK = 32  # rows at a time: what is looked up for them stays in the processor's cache
 
@@ -22,9 +25,8 @@ _CHUNK = 32  # rows at a time: what is looked up for them stays in the processor
 class TreeContributions:
     """The tables of one ensemble. Never changes; several threads may ask at once.
 
-    edges: the features' thresholds end to end, float32; feature j's are edges[starts[j]:starts[j + 1]]. Its bin is the
-    number of thresholds below the value, and one more bin stands for missing. A category's thresholds lie at
-    code - 0.5, so that each code has a bin of its own and codes that no tree knows share the last one.
+    edges, starts: the features' thresholds, as `Bins` takes them. A category's lie at code - 0.5, so that each code has
+    a bin of its own and codes that no tree knows share the last one.
     steps: int32[all bins, trees]: how far each bin of a feature moves the place in each tree's table; origin: where
     that table begins in `shares`. A place holds what the tree gives each of its features there.
     pair_tree, pair_slot: for each (feature, tree) pair, sorted by feature: the tree, and which of its features it is.
@@ -55,17 +57,18 @@ class TreeContributions:
             "base": np.float64(base),
         }
         self._features = len(starts) - 1
-        bounds = starts.tolist()
-        self._edges = [edges[low:high] for low, high in itertools.pairwise(bounds)]
-        # One bin more than thresholds, and one for missing.
-        self._rows = (starts[:-1] + 2 * np.arange(self._features)).astype(np.intp)
-        self._missing = (np.diff(starts) + 1).astype(np.intp)
+        self._bins = Bins(edges, starts)
         self._steps, self._shares = steps, shares
         self._pair_tree = pair_tree.astype(np.intp)
         self._pair_start = origin.astype(np.intp)[self._pair_tree] + pair_slot
         self._used = np.flatnonzero(np.diff(first))
         self._first = first[:-1][self._used].astype(np.intp)
         self._base = float(base)
+
+    @classmethod
+    def beside(cls, artifact: Artifact) -> TreeContributions | None:
+        """The tables of a version; None if it has none."""
+        return cls.load(artifact.read(FILE)) if FILE in artifact.manifest.files else None
 
     @classmethod
     def load(cls, data: bytes) -> TreeContributions:
@@ -92,16 +95,7 @@ class TreeContributions:
         result[:, -1] = self._base
         for start in range(0, len(matrix) if len(self._first) else 0, _CHUNK):
             part = matrix[start : start + _CHUNK]
-            places = self._steps.take(self._bins(part), axis=0).sum(axis=1, dtype=np.int32).astype(np.intp)
+            places = self._steps.take(self._bins.lines(part), axis=0).sum(axis=1, dtype=np.int32).astype(np.intp)
             shares = self._shares.take(places.take(self._pair_tree, axis=1) + self._pair_start)
             result[start : start + _CHUNK, self._used] = np.add.reduceat(shares, self._first, axis=1)
         return result
-
-    def _bins(self, part: Matrix) -> NDArray[np.intp]:
-        """Which rows of `steps` speak for each value, intp[n, features]."""
-        bins = np.empty(part.shape, dtype=np.intp)
-        for feature, edges in enumerate(self._edges):
-            bins[:, feature] = edges.searchsorted(part[:, feature], "left")
-        bins = np.where(np.isnan(part), self._missing, bins)
-        bins += self._rows
-        return bins

@@ -38,11 +38,7 @@ class OnnxRuntime:
         names = [output.name for output in self._session.get_outputs()]
         self._explains = "contributions" in names
         self._outputs = [name for name in names if name != "contributions"]
-        self._trees = (
-            TreeContributions.load(artifact.read("contributions.npz"))
-            if "contributions.npz" in artifact.manifest.files
-            else None
-        )
+        self._trees = TreeContributions.beside(artifact)
 
     def predict(self, inputs: Tensors) -> Tensors:
         """Every output of the graph but its explanation; see `Runtime.predict`."""

@@ -14,8 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.tensor import Matrix
-from modelyard.optimise.contributions import explain_trees
-from modelyard.optimise.convert import forest_to_onnx
+from modelyard.optimise.forest_files import forest_files
 from modelyard.optimise.trees import float32_at_or_below, read_lightgbm, thresholds
 from modelyard.train.additive import Additive, Levels, Line, Steps, Term, signed_log
 from modelyard.train.recipe import Recipe
@@ -50,7 +49,7 @@ class Estimator(Protocol):
         ...
 
     def pack(self) -> Packed:
-        """The fitted model as ONNX and, for trees, its explanation's tables."""
+        """The fitted model as ONNX and, for trees, the tables of its answers and explanations."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -106,10 +105,7 @@ class Trees:
     def pack(self) -> Packed:
         """See `Estimator.pack`."""
         forest = read_lightgbm(self.booster.dump_model())
-        files = {"model.onnx": forest_to_onnx(forest)}
-        if (tables := explain_trees(forest)) is not None:
-            files["contributions.npz"] = tables.dump()
-        return Packed(files, thresholds(forest))
+        return Packed(forest_files(forest), thresholds(forest))
 
     def describe(self) -> dict[str, Any]:
         """Number of trees and leaves."""

@@ -29,7 +29,7 @@ from modelyard.data.contracts import Labelled, infer_contract, read_target
 from modelyard.data.quality import QualityReport, quality_report
 from modelyard.data.rows import json_rows
 from modelyard.data.sources import tidy
-from modelyard.optimise.parity import ParityFailed, compare, edge_rows, prove
+from modelyard.optimise.parity import ParityFailed, compare, edge_rows, prove, prove_graph
 from modelyard.runtimes import conformance
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
@@ -269,6 +269,7 @@ def _proven(manifest: Manifest, packed: Packed, estimator: Estimator, rows: Matr
             cost = _row_cost(runtime, rows[:1])
         finally:
             runtime.close()
+        parity = prove_graph(estimator.predict_proba, shelf, manifest, packed.files, rows, edges, parity)
     return msgspec.structs.replace(manifest, parity=parity, row_cost_us=cost)
 
 
