@@ -20,7 +20,7 @@ from benchmarks.document import table
 from modelyard.optimise import masks
 from modelyard.optimise.convert import forest_to_onnx
 from modelyard.optimise.trees import Forest, read_lightgbm
-from modelyard.runtimes.forest import ForestTables, probability
+from modelyard.runtimes.forest import ForestTables
 
 ROWS = 6_000
 SIZES = (1, 8, 32)
@@ -56,7 +56,7 @@ def measured(trees: int, leaves: int, features: int, turns: int) -> tuple[str, .
         return session.run(["probability"], {"rows": part})[0]
 
     def by_tables(part: np.ndarray) -> np.ndarray:
-        return probability(tables.of(part))
+        return tables.answer(part)["probability"]
 
     if (worst := float(np.abs(by_graph(rows) - by_tables(rows)).max())) > 1e-5:
         raise WrongAnswer(f"tables and graph differ by {worst:.3g}")

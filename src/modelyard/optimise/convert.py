@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from modelyard.optimise.trees import Forest, Leaf, Node, Split
+from modelyard.optimise.trees import Forest, Leaf, Node, Split, answer_of
 
 OPSET = 18
 ML_OPSET = 3
@@ -34,7 +34,7 @@ def forest_to_onnx(forest: Forest) -> bytes:
         **_tree_attributes(forest),
     )
     flat = helper.make_node("Reshape", ["log_odds", "flat"], ["sums"])
-    output = "probability" if forest.link == "logistic" else "prediction"
+    output = answer_of(forest)
     linked = helper.make_node("Sigmoid" if forest.link == "logistic" else "Identity", ["sums"], [output])
     constants = {"flat": np.array([-1], dtype=np.int64)}
     return graph_to_bytes([trees, flat, linked], constants, forest.features, {output: ["N"]}, "forest")

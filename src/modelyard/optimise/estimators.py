@@ -24,8 +24,10 @@ from modelyard.contract.tensor import Matrix
 from modelyard.optimise.convert import ML_OPSET, OPSET
 from modelyard.optimise.forest_files import forest_files
 from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
+from modelyard.optimise.graph_forest import read_forest
 from modelyard.optimise.sample import Sample
-from modelyard.optimise.trees import Forest, read_lightgbm, read_xgboost, thresholds
+from modelyard.optimise.trees import Forest, answer_of, read_lightgbm, read_xgboost, thresholds
+from modelyard.runtimes.forest import FILE
 from modelyard.runtimes.sklearn import estimator_answers, read_pickle, read_skops
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
@@ -284,11 +286,10 @@ def _named(model: Any, rows: Matrix) -> Any:
 
 
 def _convert_forest(forest: Forest, contract: Contract) -> Converted:
-    output = "probability" if forest.link == "logistic" else "prediction"
     extra = forest_files(forest)
     graph = extra.pop("model.onnx")
     layout = "columns" if any(column.kind == "category" for column in contract.features) else "matrix"
-    return Converted(graph, output, layout, extra, thresholds(forest))
+    return Converted(graph, answer_of(forest), layout, extra, thresholds(forest))
 
 
 def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -> Converted:
@@ -315,10 +316,20 @@ def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -
     outputs = open_session(data).get_outputs()
     answer = outputs[-1].name if brought.classes else outputs[0].name
     if brought.task == "binary":
-        return Converted(_second_column(data, answer), "probability", "columns" if by_column else "matrix")
+        return _with_tables(
+            Converted(_second_column(data, answer), "probability", "columns" if by_column else "matrix")
+        )
     new = "probabilities" if brought.classes else "prediction"
     names = {answer: new} if not brought.classes else {outputs[0].name: "label", answer: new}
-    return Converted(_flat(keep_outputs(data, names), new, brought), new, "columns" if by_column else "matrix")
+    data = _flat(keep_outputs(data, names), new, brought)
+    return _with_tables(Converted(data, new, "columns" if by_column else "matrix"))
+
+
+def _with_tables(converted: Converted) -> Converted:
+    """The same with its tables, where the graph is a forest that takes a matrix."""
+    found = read_forest(converted.data) if converted.layout == "matrix" else None
+    tables = None if found is None else found.tables()
+    return converted if tables is None else msgspec.structs.replace(converted, extra={FILE: tables.dump()})
 
 
 def _without_names(model: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from modelyard.optimise.bins import edges_and_starts, forest_bins
-from modelyard.optimise.trees import Forest, Leaf, Node, Split
-from modelyard.runtimes.forest import ForestTables
+from modelyard.optimise.trees import Forest, Leaf, Node, Split, answer_of
+from modelyard.runtimes.forest import VALUE, ForestTables
 
 # Where tables were measured to be faster than ONNX Runtime in batches and hardly slower for one row alone; see
 # `benchmarks/forests.py`. Beyond these the graph answers.
@@ -17,8 +20,13 @@ MAX_BYTES_A_TREE = 160  # that a row reads: the bytes of a mask for each feature
 MAX_BYTES = 32_000_000  # of all masks, in each worker
 
 
-def forest_tables(forest: Forest) -> ForestTables | None:
-    """The tables of a forest; None where walking the trees is the better way."""
+def forest_tables(
+    forest: Forest, answers: Mapping[str, str] | None = None, labels: Sequence[Any] = ()
+) -> ForestTables | None:
+    """The tables of a forest; None where walking the trees is the better way.
+
+    answers: the form of each output (by default its one answer); labels: those of two classes, if an output says them.
+    """
     trees = [tree for tree in forest.trees if isinstance(tree, Split)]
     base = forest.base + sum(tree.value for tree in forest.trees if isinstance(tree, Leaf))
     most = max((_count(tree) for tree in trees), default=0)
@@ -43,7 +51,9 @@ def forest_tables(forest: Forest) -> ForestTables | None:
             masks[first[split.feature] + no, number] |= masks.dtype.type(left)
         leaves[number, : len(values)] = values
     edges, starts = edges_and_starts([bins[feature][0] for feature in used])
-    return ForestTables(np.array(used, dtype=np.int32), edges, starts, masks, leaves, base)
+    asked, logistic = np.array(used, dtype=np.int32), forest.link == "logistic"
+    answers = answers or {answer_of(forest): VALUE}
+    return ForestTables(asked, edges, starts, masks, leaves, base, logistic, answers, np.array(labels))
 
 
 def _count(node: Node) -> int:

@@ -49,29 +49,24 @@ def prove(
     return compare(original, lambda rows: runtime.predict({"rows": rows})[output], matrix, edge_rows, tolerance, alone)
 
 
-def prove_graph(
-    original: Answer,
-    shelf: Shelf,
-    manifest: Manifest,
-    files: Mapping[str, bytes],
-    matrix: Matrix,
-    edge_rows: Matrix,
-    served: Parity,
-) -> Parity:
-    """The proof as it was served and, where tables answer in the place of a graph, as the graph answers: the worse one.
+def prove_ways(
+    check: Callable[[Runtime], Parity | None], shelf: Shelf, manifest: Manifest, files: Mapping[str, bytes]
+) -> Parity | None:
+    """The proof of what is served and, where tables answer in the place of a graph, of that graph: the worse one.
 
-    The graph is what leaves for other places, so it has to be as equal as what answers here. Raises ParityFailed.
+    The graph is what leaves for other places, so it has to be as equal as what answers here. Raises what `check` does.
     """
-    if FILE not in files:
-        return served
-    alone = {name: data for name, data in files.items() if name != FILE}
-    runtime = open_runtime(shelf.open(shelf.put(manifest, alone)))
-    try:
-        (output,) = manifest.signature.outputs
-        graph = prove(original, runtime, matrix, edge_rows, output=output.name)
-    finally:
-        runtime.close()
-    return max(served, graph, key=lambda proof: proof.max_error)
+    ways = [dict(files)]
+    if FILE in files:
+        ways.append({name: data for name, data in files.items() if name != FILE})
+    proofs = []
+    for way in ways:
+        runtime = open_runtime(shelf.open(shelf.put(manifest, way)))
+        try:
+            proofs.append(check(runtime))
+        finally:
+            runtime.close()
+    return max(filter(None, proofs), key=lambda proof: proof.max_error, default=None)
 
 
 def compare(

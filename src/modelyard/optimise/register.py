@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from modelyard.artifacts.manifest import Lineage, Manifest
+from modelyard.artifacts.manifest import Lineage, Manifest, Parity
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import InvalidInput, ModelyardError, NotFound
@@ -30,13 +30,16 @@ from modelyard.contract.tensor import Matrix
 from modelyard.data.rows import json_rows
 from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
 from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
+from modelyard.optimise.graph_forest import GraphForest, read_forest
 from modelyard.optimise.held import file_of, package_held
-from modelyard.optimise.parity import ParityFailed, edge_rows, prove, prove_graph
+from modelyard.optimise.parity import TOLERANCE, ParityFailed, edge_rows, prove, prove_ways
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
+from modelyard.optimise.trees import thresholds
 from modelyard.runtimes import conformance
 from modelyard.runtimes.answers import answer_name
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
+from modelyard.runtimes.forest import FILE, ForestRuntime
 
 MARGINS = (10.0, 2.0, 0.0)  # how far beyond the sample callers may go: as far as the package proves exact
 _DATATYPES = {"number": "FP64", "integer": "INT64", "category": "BYTES", "boolean": "BOOL"}
@@ -131,7 +134,10 @@ def _package_graph(
     layout: Literal["matrix", "columns"] = "matrix" if graph.takes_matrix(columns) else "columns"
     manifest = msgspec.structs.replace(manifest, signature=Signature(graph.inputs, graph.outputs, layout))
     files = {"model.onnx": graph.data}
-    manifest, rows = _prove_graph(manifest, files, data, graph, sample)
+    found = read_forest(graph.data) if layout == "matrix" else None
+    if found is not None and (tables := found.tables()) is not None:
+        files[FILE] = tables.dump()
+    manifest, rows = _prove_graph(manifest, files, data, graph, sample, found)
     return manifest, files | _samples(manifest, files, contract, sample, rows, graph.answer)
 
 
@@ -162,16 +168,21 @@ def _fits(graph: Graph, contract: Contract, columns: list[str]) -> None:
 
 
 def _prove_graph(
-    manifest: Manifest, files: dict[str, bytes], data: bytes, graph: Graph, sample: Sample
+    manifest: Manifest,
+    files: dict[str, bytes],
+    data: bytes,
+    graph: Graph,
+    sample: Sample,
+    forest: GraphForest | None,
 ) -> tuple[Manifest, Matrix]:
-    """The graph as it was brought against the graph as it is served: every output that both have."""
+    """The graph as it was brought against what is served: every output that both have."""
     contract = manifest.contract
     raw = probe_rows(contract, sample.table)
-    edges = edge_rows(contract, raw[:1])
+    edges = edge_rows(contract, raw[:1], thresholds(forest.forest) if forest else None)
     same = {one.name: one for one in graph.same}
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder))
-        # Both go through the same runtime, so that both are fed by the same hand.
+        # The brought graph is asked through our runtime too, so that both are fed by the same hand.
         brought = open_runtime(shelf.open(shelf.put(manifest, {"model.onnx": data})))
         runtime = open_runtime(shelf.open(shelf.put(manifest, files)))
         try:
@@ -182,23 +193,31 @@ def _prove_graph(
                     raise ParityFailed(f"output {spec.name!r} has {count} rows for {len(raw)} rows of input")
             found = conformance.check(runtime, np.concatenate([raw[:32], edges[:32]]))
             alone = conformance.rows_are_independent(found)
-            proofs = [
-                prove(
-                    partial(_brought_output, brought, same[spec.name]),
-                    runtime,
-                    raw,
-                    edges,
-                    output=spec.name,
-                    alone=alone,
-                )
-                for spec in graph.outputs
-                if spec.datatype in ("FP32", "FP64")
-            ]
+            worst = prove_ways(
+                lambda way: _prove_outputs(graph, same, brought, way, raw, edges, alone), shelf, manifest, files
+            )
         finally:
             brought.close()
             runtime.close()
-    worst = max(proofs, key=lambda proof: proof.max_error, default=None)
     return msgspec.structs.replace(manifest, parity=worst, independent_rows=alone), raw
+
+
+def _prove_outputs(
+    graph: Graph, same: dict[str, Same], brought: Runtime, way: Runtime, raw: Matrix, edges: Matrix, alone: bool
+) -> Parity | None:
+    """The worst proof of all outputs that are numbers; labels have to be equal, but where both are as likely."""
+    proofs = []
+    for spec in graph.outputs:
+        original = partial(_brought_output, brought, same[spec.name])
+        if spec.datatype in ("FP32", "FP64"):
+            proofs.append(prove(original, way, raw, edges, output=spec.name, alone=alone))
+        elif isinstance(way, ForestRuntime):
+            rows = np.concatenate([raw, edges])
+            outputs = way.predict({"rows": rows})
+            sure = np.abs(outputs[graph.answer] - 0.5) > TOLERANCE
+            if not np.array_equal(np.asarray(original(rows))[sure], outputs[spec.name][sure]):
+                raise ParityFailed(f"output {spec.name!r} differs from the original's; it is not served")
+    return max(proofs, key=lambda proof: proof.max_error, default=None)
 
 
 def _brought_output(runtime: Runtime, same: Same, rows: Matrix) -> Any:
@@ -268,10 +287,10 @@ def _prove_estimator(
         try:
             found = conformance.check(runtime, np.concatenate([raw[:32], edges[:32]]))
             alone = conformance.rows_are_independent(found)
-            parity = prove(original, runtime, raw, edges, output=converted.output, alone=alone)
         finally:
             runtime.close()
-        parity = prove_graph(original, shelf, manifest, files, raw, edges, parity)
+        check = partial(prove, original, matrix=raw, edge_rows=edges, output=converted.output, alone=alone)
+        parity = prove_ways(check, shelf, manifest, files)
     manifest = msgspec.structs.replace(manifest, parity=parity, independent_rows=alone)
     return manifest, files | _samples(manifest, files, contract, sample, raw, converted.output)
 

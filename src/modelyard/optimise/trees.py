@@ -47,6 +47,11 @@ class Forest(msgspec.Struct, frozen=True):
     link: Literal["logistic", "identity"] = "logistic"
 
 
+def answer_of(forest: Forest) -> str:
+    """What the one output of a forest's version is called."""
+    return "probability" if forest.link == "logistic" else "prediction"
+
+
 _IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
 
 

@@ -29,7 +29,7 @@ from modelyard.data.contracts import Labelled, infer_contract, read_target
 from modelyard.data.quality import QualityReport, quality_report
 from modelyard.data.rows import json_rows
 from modelyard.data.sources import tidy
-from modelyard.optimise.parity import ParityFailed, compare, edge_rows, prove, prove_graph
+from modelyard.optimise.parity import ParityFailed, compare, edge_rows, prove, prove_ways
 from modelyard.runtimes import conformance
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
@@ -263,13 +263,14 @@ def _proven(manifest: Manifest, packed: Packed, estimator: Estimator, rows: Matr
         shelf = Shelf(Path(folder))
         runtime = open_runtime(shelf.open(shelf.put(manifest, packed.files)))
         try:
-            parity = prove(estimator.predict_proba, runtime, rows, edges)
             _prove_explanation(runtime, estimator, np.concatenate([rows[:200], edges[:200]]))
             conformance.require(runtime, np.concatenate([rows[:32], edges[:32]]))
             cost = _row_cost(runtime, rows[:1])
         finally:
             runtime.close()
-        parity = prove_graph(estimator.predict_proba, shelf, manifest, packed.files, rows, edges, parity)
+        parity = prove_ways(
+            lambda runtime: prove(estimator.predict_proba, runtime, rows, edges), shelf, manifest, packed.files
+        )
     return msgspec.structs.replace(manifest, parity=parity, row_cost_us=cost)
 
 
