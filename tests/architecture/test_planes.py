@@ -29,13 +29,15 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "asleep"),
     [
-        ("import modelyard.serve.main", [*HEAVY, *OTHER_ROOMS]),  # the gateway
-        ("import modelyard.serve.fleet", ["onnxruntime", *HEAVY, *OTHER_ROOMS]),  # its parent computes nothing
+        ("import modelyard.serve.main", ["rich", *HEAVY, *OTHER_ROOMS]),  # the gateway
+        ("import modelyard.serve.fleet", ["onnxruntime", "rich", *HEAVY, *OTHER_ROOMS]),  # its parent computes nothing
+        ("import modelyard.serve.worker", ["onnxruntime", "rich", *HEAVY, *OTHER_ROOMS]),  # unless its version asks
+        ("import rich.console, modelyard.serve.log, rich.table", []),  # what hides from structlog is there for others
         ("import modelyard.client", [*HEAVY, *OTHER_ROOMS, "modelyard.serve", "onnxruntime"]),
         ("import modelyard", ["numpy", "onnxruntime", "httpx", *HEAVY]),  # the front door is lazy
         ("import modelyard.cli.main", ["onnxruntime", *HEAVY, "modelyard.serve", "modelyard.control"]),
     ],
-    ids=["gateway", "gateway parent", "client", "front door", "command line"],
+    ids=["gateway", "gateway parent", "model worker", "who has a console", "client", "front door", "command line"],
 )
 def test_a_process_wakes_only_its_own_wing(statement: str, asleep: list[str]) -> None:
     assert sorted(modules_after(statement) & set(asleep)) == []

@@ -58,6 +58,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "run" / "control.beat"
 
     @property
+    def graphs(self) -> Path:
+        """Large graphs as the gateway's processes share them; made anew by every gateway."""
+        return self.root / "run" / "graphs"
+
+    @property
     def bulk_socket(self) -> Path:
         """Where the bulk worker is asked."""
         return self.root / "run" / "bulk.sock"

@@ -8,6 +8,7 @@ import gc
 from typing import NamedTuple
 
 from modelyard.artifacts.store import Artifact
+from modelyard.runtimes.prepared import LARGE_BYTES
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.serve.replica import INLINE_S, Version
 
@@ -26,6 +27,8 @@ def bring_here(artifact: Artifact, threads: int, known: Measured | None) -> tupl
     One that was measured before is opened as it was best, and called once.
     """
     loaded = LoadedVersion(artifact, known.threads if known else 1)
+    if sum(entry.size for entry in artifact.manifest.files.values()) >= LARGE_BYTES:
+        _trim()  # loading took several times what the version takes
     if known:
         loaded.warm(sizes=(1,), rounds=1)
         return loaded, known
@@ -46,5 +49,9 @@ def give_back() -> None:
     left out of it.
     """
     gc.collect()
+    _trim()
+
+
+def _trim() -> None:
     with contextlib.suppress(OSError, AttributeError):  # only the GNU library has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -75,6 +76,7 @@ class Fleet:
         self.models = ModelProcesses(settings, self.home, self._selector)
         for counters in (self.home.run / "counters").glob("*"):
             counters.unlink()
+        shutil.rmtree(self.home.graphs, ignore_errors=True)
         (self.home.run / "rates.table").unlink(missing_ok=True)  # its times count from the machine's last start
 
     def run(self) -> int:

@@ -22,6 +22,7 @@ from modelyard.contract.plan import ServingPlan, WorkerState
 from modelyard.contract.settings import Settings, cores
 from modelyard.runtimes.catalogue import needs_worker
 from modelyard.runtimes.image_decode import allow_pixels
+from modelyard.runtimes.sessions import share_in
 from modelyard.secure.request_ids import request_ids
 from modelyard.serve.admission import Admission
 from modelyard.serve.bringing import Measured, bring_here, give_back
@@ -414,6 +415,7 @@ def main(arguments: list[str]) -> None:
     line.setblocking(False)
     set_up(settings.log_level, process="gateway", worker=number)
     allow_pixels(settings.max_pixels)
+    share_in(Home(settings.root).graphs)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
         door = socket.socket(fileno=listener)

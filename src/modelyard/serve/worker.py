@@ -33,6 +33,7 @@ from modelyard.contract.settings import Settings
 from modelyard.contract.tensor import Tensors
 from modelyard.runtimes.conformance import random_tensors
 from modelyard.runtimes.image_decode import allow_pixels
+from modelyard.runtimes.sessions import share_in
 from modelyard.runtimes.timed import TimedOutputs
 from modelyard.runtimes.version import LoadedVersion
 from modelyard.serve.messages import PIECE_S, Answer, Ask, Broken, Failed, Message, Ready, receive, send
@@ -251,6 +252,7 @@ def main(arguments: list[str]) -> int:
     with line.makefile("rb") as first:
         settings, threads = msgspec.json.decode(first.readline(), type=tuple[Settings, int])
     allow_pixels(settings.max_pixels)
+    share_in(Home(settings.root).graphs)
     pulse = Pulse(beats)
     os.close(beats)
     threading.Thread(target=_watch, args=(line, pulse), daemon=True).start()
