@@ -14,7 +14,7 @@ from modelyard.artifacts.manifest import Manifest
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.features import Column, Contract, Target
 from modelyard.contract.signature import Signature, TensorSpec
-from modelyard.optimise.compose import Part
+from modelyard.optimise.parts import Part
 
 # The same columns in another order; `home` has its categories in another order and one that is not everybody's.
 OTHER = Contract(

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from modelyard.artifacts.names import publish_names
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
-from modelyard.optimise.compose import Composed
 from modelyard.optimise.compose_pipeline import package_pipeline
+from modelyard.optimise.parts import Composed
 from modelyard.optimise.pipeline_file import pipeline_of
 from modelyard.optimise.tensors import package_tensors
 from modelyard.secure.signing import signer

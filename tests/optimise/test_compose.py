@@ -22,9 +22,10 @@ from modelyard.contract.errors import InvalidInput, ModelFailed, NotFound
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.home import Home
 from modelyard.contract.infer import Prediction
-from modelyard.optimise import compose
-from modelyard.optimise.compose import Part, package_ensemble
+from modelyard.optimise import outcomes
+from modelyard.optimise.compose import package_ensemble
 from modelyard.optimise.joint_contract import joint_contract
+from modelyard.optimise.parts import Part, part_named
 from modelyard.runtimes.ensemble_joins import squashed
 from modelyard.runtimes.load import LoadedModel, load
 from modelyard.runtimes.version import LoadedVersion
@@ -213,7 +214,7 @@ def test_a_stacking_learns_weights_and_is_explained_exactly(shelf: Shelf, tmp_pa
 
 def test_rows_that_a_member_learned_from_are_not_learned_from_again(shelf: Shelf, tmp_path: Path) -> None:
     table = labelled(tmp_path, 300)
-    digest = compose.read_source(table).digest
+    digest = outcomes.read_source(table).digest
     first, second = three(shelf)[:2]
     kept = [*range(0, 100), *range(250, 300)]
     trained = _trained_on(shelf, first, digest, kept)
@@ -401,8 +402,8 @@ def test_by_name_from_the_signed_list(tmp_path: Path) -> None:
         "first:newest": first.artifact.digest,
     }
     publish_names(home, names | {"second:2": second.artifact.digest}, signer(home.keys))
-    assert compose.part_named(home, "first").name == "first:1"
-    assert compose.part_named(home, "first:newest").name == "first:1"
-    assert compose.part_named(home, "second:2").artifact.digest == second.artifact.digest
+    assert part_named(home, "first").name == "first:1"
+    assert part_named(home, "first:newest").name == "first:1"
+    assert part_named(home, "second:2").artifact.digest == second.artifact.digest
     with pytest.raises(NotFound, match="third"):
-        compose.part_named(home, "third:1")
+        part_named(home, "third:1")

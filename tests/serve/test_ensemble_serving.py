@@ -17,7 +17,8 @@ from kit.ensembles import part, rows, three
 from kit.gateway import Gateway, gateway, plan
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
-from modelyard.optimise.compose import Part, package_ensemble
+from modelyard.optimise.compose import package_ensemble
+from modelyard.optimise.parts import Part
 from modelyard.optimise.register import package_model
 from modelyard.runtimes.load import load
 

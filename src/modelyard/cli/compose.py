@@ -9,7 +9,7 @@ from modelyard.cli.context import Context
 from modelyard.cli.exits import Exit
 
 if TYPE_CHECKING:
-    from modelyard.optimise.compose import Composed
+    from modelyard.optimise.parts import Composed
 
 
 def add(verbs: Any) -> None:
@@ -45,7 +45,8 @@ def run_ensemble(context: Context) -> int:
     from modelyard.control.setup import start
 
     start(context.settings)
-    from modelyard.optimise.compose import package_ensemble, part_named
+    from modelyard.optimise.compose import package_ensemble
+    from modelyard.optimise.parts import part_named
 
     args = context.args
     parts = [part_named(context.home, name) for name in args.of]
@@ -73,7 +74,7 @@ def run_part(context: Context) -> int:
     from modelyard.control.setup import start
 
     start(context.settings)
-    from modelyard.optimise.compose import Composed
+    from modelyard.optimise.parts import Composed
     from modelyard.optimise.tensors import package_tensors
 
     return _register(context, Composed(*package_tensors(context.args.file, context.args.name)))
@@ -82,7 +83,7 @@ def run_part(context: Context) -> int:
 def _register(context: Context, composed: Composed) -> int:
     from modelyard.cli.train import described
     from modelyard.control.registry.services import find_version
-    from modelyard.optimise.compose import register_composed
+    from modelyard.optimise.parts import register_composed
 
     name, number = register_composed(composed)
     if context.wants_json:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +16,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from modelyard.artifacts.manifest import Lineage, Manifest, Member, Parity, Task
-from modelyard.artifacts.names import read_names, resolve
-from modelyard.artifacts.store import Artifact, Shelf
+from modelyard.artifacts.manifest import Lineage, Manifest, Member, Task
+from modelyard.artifacts.store import Shelf
 from modelyard.contract.decision import Decision
-from modelyard.contract.encoding import Encoder
 from modelyard.contract.errors import InvalidInput
 from modelyard.contract.features import Column, Contract
 from modelyard.contract.home import Home
@@ -30,64 +26,24 @@ from modelyard.contract.names import check_name
 from modelyard.contract.settings import load_settings
 from modelyard.contract.signature import Signature, TensorSpec
 from modelyard.contract.tensor import Matrix
-from modelyard.data.cleaning import encode_table
-from modelyard.data.contracts import read_target
-from modelyard.data.sources import read_source
 from modelyard.optimise import stacking
+from modelyard.optimise.ensemble_gate import alone, proven
 from modelyard.optimise.joint_contract import joint_contract
-from modelyard.optimise.parity import TOLERANCE, ParityFailed
-from modelyard.runtimes import conformance
+from modelyard.optimise.outcomes import Outcomes, read_outcomes
+from modelyard.optimise.parts import Composed, Files, Part, part_named, register_composed, workshop
 from modelyard.runtimes.answers import answer_name, answer_specs
 from modelyard.runtimes.catalogue import needs_worker
-from modelyard.runtimes.ensemble import FILE, META, log_odds_of
+from modelyard.runtimes.ensemble import META
 from modelyard.runtimes.ensemble_joins import (
     EnsembleRecipe,
-    Floats,
-    answer_of,
     answer_output,
     joined_by,
-    joined_tensors,
     stacked,
 )
-from modelyard.runtimes.version import LoadedVersion
 
 By = Literal["mean", "vote", "stacking"]
-Files = dict[str, bytes]
-
-_PROBES = 300  # rows that the ensemble is proven on
-_CONFORM = 32  # rows that the conformance kit asks, many times over
 _HALF = 0.5  # where a vote is taken, and from where on a member without a decision says yes
 _KINDS = {"number": "FP64", "integer": "INT64", "category": "BYTES", "boolean": "BOOL"}
-
-
-class Part(msgspec.Struct, frozen=True):
-    """A registered version that is to be a member."""
-
-    name: str  # model:number
-    artifact: Artifact
-
-    @property
-    def manifest(self) -> Manifest:
-        """What it says of itself."""
-        return self.artifact.manifest
-
-
-class Composed(msgspec.Struct, frozen=True):
-    """An ensemble or a pipeline that is ready to be registered, after what it needs that is not registered yet."""
-
-    manifest: Manifest
-    files: Files
-    before: tuple[tuple[Manifest, Files], ...] = ()  # a stacking's own small model
-
-
-class Table(msgspec.Struct, frozen=True):
-    """Rows with their outcome, of which some are new to every member."""
-
-    matrix: Matrix  # raw rows of the joint contract, only those that are new
-    y: Floats
-    source: str
-    digest: str
-    rows: int  # in the whole table
 
 
 # --- by name ----------------------------------------------------------------------------------------------------
@@ -118,27 +74,6 @@ def compose_ensemble(
     return register_composed(composed)
 
 
-def part_named(home: Home, name: str) -> Part:
-    """The version that `model:number`, `model:alias` or `model` (its champion) means. Raises NotFound."""
-    digest = resolve(home, name)
-    listed = read_names(home)
-    model = name.partition(":")[0]
-    known = listed.names.items() if listed else ()
-    numbers = [full for full, meant in known if meant == digest and full.rpartition(":")[0] == model]
-    numbered = [full for full in numbers if full.rpartition(":")[2].isdigit()]
-    return Part(numbered[0] if numbered else name, Shelf(home.shelf).open(digest))
-
-
-def register_composed(composed: Composed, by: str = "local", note: str = "") -> tuple[str, int]:
-    """Register what it needs, then itself; the model's name and the new version's number."""
-    # The one seam to the control plane: this room must not import it, and only who registers wants it.
-    work = import_module("modelyard.control.registry.work")
-    for manifest, files in composed.before:
-        work.register_packaged(manifest, files, by=by, note=f"for {composed.manifest.model}")
-    registered: tuple[str, int] = work.register_packaged(composed.manifest, composed.files, by=by, note=note)
-    return registered
-
-
 # --- an ensemble ------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +101,7 @@ def package_ensemble(
     manifest = _manifest(name, parts, by, cutoff)
     known = None
     if table is not None:
-        known = _read_table(table, target, manifest, parts)
+        known = read_outcomes(table, target, manifest, parts)
     elif by == "stacking" or target is not None:
         raise InvalidInput("a stacking learns from a table: give a file and the column of its outcome (table, target)")
     with tempfile.TemporaryDirectory() as folder:
@@ -176,30 +111,7 @@ def package_ensemble(
             return _stack(shelf, manifest, parts, known)
         recipe = _recipe(parts, by, weights, log_odds, manifest.task)
         manifest = _measured(manifest, known, recipe, parts) if known else manifest
-        return Composed(*_proven(shelf, manifest, recipe, parts))
-
-
-@contextmanager
-def loaded(artifact: Artifact) -> Iterator[LoadedVersion]:
-    """A version in memory for as long as it is needed."""
-    version_ = LoadedVersion(artifact)
-    try:
-        yield version_
-    finally:
-        version_.close()
-
-
-def workshop(folder: Path, parts: Sequence[Part]) -> Shelf:
-    """A shelf for trying out: it holds the parts, and what they are made of, as links."""
-    todo = [part.artifact for part in parts]
-    while todo:
-        artifact = todo.pop()
-        link = folder / artifact.digest
-        if not link.exists():
-            link.symlink_to(artifact.folder.resolve())
-            shelf = Shelf(artifact.folder.parent)
-            todo += [shelf.open(member.digest) for member in artifact.manifest.members]
-    return Shelf(folder)
+        return _gated(shelf, manifest, recipe, parts)
 
 
 def _check_parts(parts: Sequence[Part], by: By, weights: Sequence[float], log_odds: bool) -> None:
@@ -310,45 +222,9 @@ def _recipe(parts: Sequence[Part], by: By, weights: Sequence[float], log_odds: b
     return EnsembleRecipe("vote", tuple(given.tolist()), cutoffs=cutoffs)
 
 
-# --- a table to learn from and to measure with ------------------------------------------------------------------
-
-
-def _read_table(path: str | Path, target: str | None, manifest: Manifest, parts: Sequence[Part]) -> Table:
-    """The rows that are new to every member, by the joint contract. Raises InvalidInput where they are too few."""
-    contract = manifest.contract
-    if not contract.columns or manifest.task not in ("binary", "regression"):
-        raise InvalidInput("a table measures members that take rows and know two classes, or predict one number")
-    read = read_source(path)
-    wanted = target or (contract.target.name if contract.target else None)
-    if wanted is None:
-        raise InvalidInput("which column of the table is the outcome? name it (target)")
-    table, y, rows = _outcome(read.table, wanted, manifest)
-    fresh = stacking.new_rows([part.artifact for part in parts], read.digest, rows)
-    if fresh.sum() < stacking.MIN_ROWS:
-        raise InvalidInput(
-            f"{int(fresh.sum())} of the table's {len(fresh)} rows are new to every member; at least "
-            f"{stacking.MIN_ROWS} are needed, so give a table that they were not trained on"
-        )
-    matrix = encode_table(contract, table.filter(fresh))
-    return Table(matrix, y[fresh], Path(path).name, read.digest, len(fresh))
-
-
-def _outcome(table: Any, target: str, manifest: Manifest) -> tuple[Any, Floats, np.ndarray]:
-    known = manifest.contract.target
-    if manifest.task == "binary":
-        labelled = read_target(table, target, known.positive if known else None)
-        if known and set(labelled.target.classes) != set(known.classes):
-            raise InvalidInput(f"the column {target!r} has other classes than the members' target")
-        return labelled.table, labelled.y, labelled.rows
-    if target not in table.columns or not table[target].dtype.is_numeric():
-        raise InvalidInput(f"the table has no column of numbers {target!r} to be predicted")
-    there = table[target].is_not_null()
-    return table.filter(there), table[target].filter(there).to_numpy().astype(np.float64), np.flatnonzero(there)
-
-
-def _measured(manifest: Manifest, known: Table, recipe: EnsembleRecipe, parts: Sequence[Part]) -> Manifest:
+def _measured(manifest: Manifest, known: Outcomes, recipe: EnsembleRecipe, parts: Sequence[Part]) -> Manifest:
     task: Any = manifest.task
-    said = joined_by(recipe, task, _alone(parts, manifest, known.matrix, recipe.adds_log_odds(task)))
+    said = joined_by(recipe, task, alone(parts, manifest, known.matrix, recipe.adds_log_odds(task)))
     metrics = stacking.measures(known.y, said, task) | {"test_rows": float(len(known.y))}
     return msgspec.structs.replace(manifest, metrics=metrics)
 
@@ -356,9 +232,9 @@ def _measured(manifest: Manifest, known: Table, recipe: EnsembleRecipe, parts: S
 # --- stacking ---------------------------------------------------------------------------------------------------
 
 
-def _stack(shelf: Shelf, manifest: Manifest, parts: Sequence[Part], known: Table) -> Composed:
+def _stack(shelf: Shelf, manifest: Manifest, parts: Sequence[Part], known: Outcomes) -> Composed:
     task: Any = manifest.task
-    columns = stacked(_alone(parts, manifest, known.matrix, is_log_odds=task == "binary"))
+    columns = stacked(alone(parts, manifest, known.matrix, is_log_odds=task == "binary"))
     model = stacking.fit(columns, known.y, task)
     metrics = stacking.measures(known.y, stacking.out_of_fold(columns, known.y, task), task)
     metrics |= {"test_rows": float(len(known.y))}
@@ -373,11 +249,11 @@ def _stack(shelf: Shelf, manifest: Manifest, parts: Sequence[Part], known: Table
         coefficients=model.coefficients if is_sum else (),
         intercept=model.intercept if is_sum else 0.0,
     )
-    return Composed(*_proven(shelf, manifest, recipe, parts, model), before=(meta,))
+    return _gated(shelf, manifest, recipe, parts, model, before=(meta,))
 
 
 def _meta(
-    manifest: Manifest, parts: Sequence[Part], columns: Matrix, known: Table, metrics: dict[str, float], graph: bytes
+    manifest: Manifest, parts: Sequence[Part], columns: Matrix, known: Outcomes, metrics: dict[str, float], graph: bytes
 ) -> tuple[Manifest, Files]:
     """The small model as a version of its own: its columns are the members."""
     described = tuple(
@@ -413,113 +289,20 @@ def _meta(
     return made, {"model.onnx": graph, "card.md": card.encode()}
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------
-
-
-def _proven(
+def _gated(
     shelf: Shelf,
     manifest: Manifest,
     recipe: EnsembleRecipe,
     parts: Sequence[Part],
     model: stacking.Linear | None = None,
-) -> tuple[Manifest, Files]:
-    """The manifest with what was measured, and the files. Raises ParityFailed, or ModelFailed for a broken promise."""
-    files = {FILE: msgspec.json.format(msgspec.json.encode(recipe)) + b"\n"}
-    with loaded(shelf.open(shelf.put(manifest, files))) as whole:
-        if whole.is_table:
-            rows = probes(whole)
-            alone = _alone(parts, manifest, rows, recipe.adds_log_odds(manifest.task))
-            expected = _expected(recipe, manifest, alone, model)
-            got = answer_of(whole.predict(rows), answer_output(manifest), manifest.task)
-            parity = _compared(expected, got)
-            found = conformance.check(whole.runtime, whole.encoder.finish(rows[:_CONFORM]))
-        else:
-            parity = _compared_tensors(recipe, whole, parts)
-            found = conformance.check(whole.runtime, conformance.random_tensors(manifest.signature.inputs))
-        independent = conformance.rows_are_independent(found)
-    manifest = msgspec.structs.replace(manifest, parity=parity, independent_rows=independent)
-    return manifest, files | {"card.md": _card(manifest, recipe).encode()}
+    before: tuple[tuple[Manifest, Files], ...] = (),
+) -> Composed:
+    """The ensemble, once it has passed the gate."""
+    manifest, files = proven(shelf, manifest, recipe, parts, model)
+    return Composed(manifest, files | {"card.md": _card(manifest, recipe).encode()}, before)
 
 
-def probes(version_: LoadedVersion) -> Matrix:
-    """Raw rows that the contract accepts, unlike each other, float32[n, features]."""
-    rows = version_.varied_rows(_PROBES)
-    for at, column in enumerate(version_.encoder.features):
-        if column.kind == "integer":
-            rows[:, at] = np.round(rows[:, at])
-        if column.kind in ("number", "integer"):
-            rows[:, at] = np.clip(rows[:, at], column.minimum, column.maximum)
-    return rows
-
-
-def plain_rows(encoder: Encoder, rows: Matrix) -> list[dict[str, Any]]:
-    """Raw rows as callers would write them."""
-    return [
-        {column.name: _plain(column, value) for column, value in zip(encoder.features, row, strict=True)}
-        for row in rows.tolist()
-    ]
-
-
-def _plain(column: Column, value: float) -> Any:
-    if value != value:
-        is_unlisted = column.kind == "category" and not column.nullable
-        return "".join(column.categories) + "?" if is_unlisted else None  # longer than any that is listed
-    if column.kind == "category":
-        return column.categories[int(value)]
-    return bool(value) if column.kind == "boolean" else int(value) if column.kind == "integer" else value
-
-
-def _alone(parts: Sequence[Part], manifest: Manifest, rows: Matrix, is_log_odds: bool) -> list[Floats]:
-    """What each member answers to raw rows of the joint contract when it is asked by itself, by its own contract: its
-    answers, or their log-odds."""
-    plain = plain_rows(Encoder(manifest.contract), rows)
-    said = []
-    for part in parts:
-        with loaded(part.artifact) as member:
-            own = [{name: row[name] for name in member.encoder.names} for row in plain]
-            matrix = member.encoder.encode_rows(own)
-            answer = answer_of(member.predict(matrix), answer_output(part.manifest), part.manifest.task)
-            said.append(log_odds_of(member, matrix, answer) if is_log_odds else answer)
-    return said
-
-
-def _expected(
-    recipe: EnsembleRecipe, manifest: Manifest, alone: Sequence[Floats], model: stacking.Linear | None
-) -> Floats:
-    task: Any = manifest.task
-    return joined_by(recipe, task, alone) if model is None else model.predict(stacked(alone), task)
-
-
-def _compared(expected: Floats, got: Floats) -> Parity:
-    errors = np.abs(expected - got) / np.maximum(1.0, np.abs(expected))
-    return _parity(len(expected), float(errors.max(initial=0.0)))
-
-
-def _compared_tensors(recipe: EnsembleRecipe, whole: LoadedVersion, parts: Sequence[Part]) -> Parity:
-    inputs = conformance.random_tensors(whole.manifest.signature.inputs)
-    said = []
-    for part in parts:
-        with loaded(part.artifact) as member:
-            said.append(member.predict(inputs))
-    got = whole.predict(inputs)
-    if whole.manifest.task == "tensor":
-        expected = joined_tensors(recipe, said)
-        errors = [np.abs(expected[name] - got[name]).max(initial=0.0) for name in expected]
-        return _parity(len(next(iter(inputs.values()))), float(max(errors)))
-    task = whole.manifest.task
-    answers = [
-        answer_of(outputs, answer_output(part.manifest), task) for part, outputs in zip(parts, said, strict=True)
-    ]
-    return _compared(joined_by(recipe, task, answers), answer_of(got, answer_output(whole.manifest), task))
-
-
-def _parity(rows: int, worst: float) -> Parity:
-    if not worst <= TOLERANCE:
-        raise ParityFailed(
-            f"the ensemble differs from what its members say alone by up to {worst:.3g} (allowed: {TOLERANCE:.3g}); "
-            "a member's answer depends on more than its own columns"
-        )
-    return Parity(rows=rows, edge_rows=0, tolerance=TOLERANCE, max_error=worst)
+# --- its card ---------------------------------------------------------------------------------------------------
 
 
 def _card(manifest: Manifest, recipe: EnsembleRecipe) -> str:

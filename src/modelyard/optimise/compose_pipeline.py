@@ -26,8 +26,9 @@ from modelyard.contract.names import check_name
 from modelyard.contract.settings import load_settings
 from modelyard.contract.signature import Signature, TensorSpec
 from modelyard.contract.tensor import Tensors
-from modelyard.optimise.compose import Composed, Part, loaded, part_named, probes, register_composed, workshop
+from modelyard.optimise.ensemble_gate import probes
 from modelyard.optimise.joint_contract import joint_contract
+from modelyard.optimise.parts import Composed, Part, loaded, part_named, register_composed, workshop
 from modelyard.optimise.pipeline_file import (
     Lookup,
     PipelineFile,
