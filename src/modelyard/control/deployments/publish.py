@@ -98,10 +98,8 @@ def accept_settings(settings: Settings) -> None:
 
 def plan_of_rows(publication: Publication) -> ServingPlan:
     """The whole wanted state as the database has it. Call within a transaction."""
-    whole = Endpoint.objects.select_related("model")
-    endpoints = list(
-        whole.prefetch_related("deployments__version__aliases", "shadow__aliases", "lease_fallback__aliases")
-    )
+    versions = ("deployments__version", "shadow", "lease_fallback")
+    endpoints = list(Endpoint.objects.whole().prefetch_related(*(f"{version}__aliases" for version in versions)))
     now = timezone.now()
     keys = Key.objects.select_related("principal").filter(revoked_at__isnull=True, principal__active=True)
     keys = keys.filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now))

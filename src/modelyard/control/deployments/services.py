@@ -219,8 +219,7 @@ def find_endpoint(name: str) -> Endpoint:
 
 def list_endpoints() -> QuerySet[Endpoint]:
     """Every endpoint, with what is shown of it."""
-    whole = Endpoint.objects.select_related("model", "shadow", "lease_fallback")
-    return whole.prefetch_related("deployments__version")
+    return Endpoint.objects.whole()
 
 
 # --- what every change does -------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import json
 
 from django.contrib import admin
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Count, Max, Prefetch, QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
@@ -51,7 +51,8 @@ class ModelAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
         """With what the list counts, in the same query."""
-        found = super().get_queryset(request).prefetch_related("aliases__version")
+        found = super().get_queryset(request)
+        found = found.prefetch_related(Prefetch("aliases", Alias.objects.select_related("version")))
         return found.annotate(version_count=Count("versions"), newest=Max("versions__number"))
 
     @admin.display(description="champion")

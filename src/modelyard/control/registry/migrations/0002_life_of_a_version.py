@@ -1,7 +1,7 @@
 import django.db.models.deletion
 import msgspec
 from django.db import migrations, models
-from django.db.models import Q
+from django.db.models import Prefetch, Q
 
 from modelyard.artifacts.store import MANIFEST
 from modelyard.control.registry.immutable import freeze
@@ -26,7 +26,8 @@ def read_artifacts(apps, editor):
 def begin_the_log(apps, editor):
     """What is served when the log of it begins: one event for each endpoint. What was before is in the audit trail."""
     publication = apps.get_model('deployments', 'Publication').objects.filter(pk=1).first()
-    for endpoint in apps.get_model('deployments', 'Endpoint').objects.prefetch_related('deployments__version'):
+    joined = Prefetch('deployments', apps.get_model('deployments', 'Deployment').objects.select_related('version'))
+    for endpoint in apps.get_model('deployments', 'Endpoint').objects.prefetch_related(joined):
         weights = {str(row.version.number): row.weight for row in endpoint.deployments.all() if row.weight}
         apps.get_model('registry', 'Event').objects.create(
             model_id=endpoint.model_id,
