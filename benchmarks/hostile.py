@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -78,6 +79,16 @@ async def many_rows(one: Neighbour) -> None:
     await one.repeat(one.request(_rows(10_000)), 1)
 
 
+async def binary_rows(one: Neighbour) -> None:
+    """Two thousand rows in each request, as raw numbers: little enough for the worker itself, one after the other."""
+    count = 2_000
+    numbers = array("f", _numbers(count))
+    tensor = {"name": "rows", "shape": [count, FEATURES], "datatype": "FP32"}
+    tensor["parameters"] = {"binary_data_size": 4 * len(numbers)}
+    head = json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
+    await one.repeat(one.request(head + numbers.tobytes(), f"Inference-Header-Content-Length: {len(head)}"), 2)
+
+
 async def slow_readers(one: Neighbour) -> None:
     """Fifty connections that ask for a thousand rows, one after the other and again, and read nothing."""
     held = []
@@ -119,13 +130,17 @@ KINDS: dict[str, Callable[[Neighbour], Awaitable[None]]] = {
     "slow readers": slow_readers,
     "10,000 idle connections": idle,
     "10,000-row requests": many_rows,
+    "2,000 binary rows": binary_rows,
 }
 
 
 def _rows(count: int) -> bytes:
-    data = [((row * 7 + column * 3) % 400 - 200) / 100 for row in range(count) for column in range(FEATURES)]
-    tensor = {"name": "rows", "shape": [count, FEATURES], "datatype": "FP32", "data": data}
+    tensor = {"name": "rows", "shape": [count, FEATURES], "datatype": "FP32", "data": _numbers(count)}
     return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
+
+
+def _numbers(count: int) -> list[float]:
+    return [((row * 7 + column * 3) % 400 - 200) / 100 for row in range(count) for column in range(FEATURES)]
 
 
 def _ready() -> None:

@@ -309,7 +309,7 @@ def test_a_neighbour_is_felt_and_heard(works: tuple[Work, Work]) -> None:
 
 
 def test_every_neighbour_can_be_started() -> None:
-    assert len(hostile.KINDS) == 5
+    assert len(hostile.KINDS) == 6
     done = subprocess.run([sys.executable, "-m", "benchmarks.hostile", "none", "1", ""], cwd=ROOT, capture_output=True)
     assert b"KeyError" in done.stderr
 

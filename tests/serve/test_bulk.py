@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -20,6 +21,7 @@ from kit.versions import expected, store
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.home import Home
 from modelyard.contract.plan import PlannedKey
+from modelyard.serve.main import BULK_NICE
 
 ROW = {"age": 35, "income": 120.5, "home": "rent", "job": "fixed", "guarantor": False}
 ROWS = [{**ROW, "income": float(number), "home": ("owner", "rent", None)[number % 3]} for number in range(4000)]
@@ -64,6 +66,16 @@ def test_a_small_request_starts_no_bulk_worker(tmp_path_factory: pytest.TempPath
         state = running.state()
         assert state is not None
         assert len(state.workers) == 1
+
+
+def test_the_bulk_worker_gives_way_to_the_others_also_as_a_session_of_its_own(served: Gateway) -> None:
+    served.post("/loans", ROWS)
+    pid = int(str(until(lambda: bulk_pid(served), "a bulk worker runs")))
+    (worker,) = [one for one in served.workers() if one != pid]
+    assert os.getpriority(os.PRIO_PROCESS, pid) - os.getpriority(os.PRIO_PROCESS, worker) == BULK_NICE
+    group = Path(f"/proc/{pid}/autogroup")
+    if group.exists() and (said := group.read_text()):  # a kernel that shares processors among sessions first
+        assert said.split()[-1] == str(BULK_NICE)
 
 
 def test_errors_of_a_large_request_name_its_rows(served: Gateway) -> None:

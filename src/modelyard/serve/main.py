@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -11,6 +12,7 @@ import ssl
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -49,7 +51,7 @@ from modelyard.serve.telemetry import Telemetry
 from modelyard.serve.threads import threads_for
 
 HEARTBEAT_S = 0.5
-BULK_NICE = 5  # small calls go before large ones
+BULK_NICE = 15  # small calls go before large ones
 GC_THRESHOLDS = (20_000, 50, 100)  # requests make and drop objects without cycles: look for cycles seldom
 
 
@@ -393,6 +395,16 @@ class Worker:
             self.stopping.set()
 
 
+def _give_way() -> None:
+    """Compute when others need not.
+
+    Linux may share processors among sessions first, and each worker is one: then its own priority counts only within.
+    """
+    os.nice(BULK_NICE)
+    with contextlib.suppress(OSError):  # no Linux, or one that does not group by sessions
+        Path("/proc/self/autogroup").write_text(str(BULK_NICE))
+
+
 def _tls(settings: Settings, protocol: str = "http/1.1") -> ssl.SSLContext | None:
     if not settings.tls_certificate:
         return None
@@ -421,7 +433,7 @@ def main(arguments: list[str]) -> None:
         door = socket.socket(fileno=listener)
         is_bulk = door.family == socket.AF_UNIX
         if is_bulk:
-            os.nice(BULK_NICE)
+            _give_way()
         worker = Worker(number, settings, line, loop, is_bulk=is_bulk)
         runner.run(worker.run(door, socket.socket(fileno=grpc[0]) if grpc else None))
 
