@@ -36,6 +36,7 @@ from benchmarks.report import (
 from benchmarks.shadows import measure as measure_shadow
 from benchmarks.soak import Felt, Soaked, neighbours, soak
 from benchmarks.work import Work, credit1, feeds_of, graph_answers, noop, numbers_in
+from kit.gateway import until
 from modelyard.contract.plan import TrafficSplit
 
 ROOT = Path(__file__).parents[2]
@@ -267,7 +268,7 @@ def test_without_governance_nobody_asks_for_a_key_and_nothing_is_recorded(works:
         assert not list(gateway.home.root.rglob("*.records"))
     with modelyard({work.endpoint: {1: work.digest}}, [work.shelf]) as gateway:
         verify(gateway, work, expected_of(gateway, work))
-        assert list(gateway.home.root.rglob("*.records"))
+        until(lambda: list(gateway.home.root.rglob("*.records")), "records are written just after the answers")
         del gateway.headers["Authorization"]
         with pytest.raises(WrongAnswer, match="401"):
             verify(gateway, work, expected_of(gateway, work))
