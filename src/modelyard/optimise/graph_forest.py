@@ -106,42 +106,48 @@ def _forest(kind: str, given: dict[str, Any], width: int) -> Forest | None:
     weights: dict[tuple[int, int], float] = {}
     for tree, node, weight in zip(given[f"{of}_treeids"], given[f"{of}_nodeids"], given[f"{of}_weights"], strict=True):
         weights[tree, node] = weights.get((tree, node), 0.0) + weight
-    nodes = _nodes(given)
+    trees = _Trees(given, weights, width)
     try:
-        trees = tuple(_tree(nodes, weights, tree, 0) for tree in dict.fromkeys(given["nodes_treeids"]))
-    except _OtherSplit:
+        found = tuple(trees.under(tree, 0) for tree in dict.fromkeys(given["nodes_treeids"]))
+    except (_NotATree, RecursionError):
         return None
-    return Forest(trees, width, float(base[0]), "logistic" if after == b"LOGISTIC" else "identity")
+    return Forest(found, width, float(base[0]), "logistic" if after == b"LOGISTIC" else "identity")
 
 
-class _OtherSplit(Exception):
-    """A question that is not asked here."""
+class _NotATree(Exception):
+    """A question that is not asked here, or nodes that are no tree."""
 
 
-def _nodes(given: dict[str, Any]) -> dict[tuple[int, int], tuple[Any, ...]]:
-    count = len(given["nodes_treeids"])
-    missing = given.get("nodes_missing_value_tracks_true") or [0] * count
-    columns = [given[f"nodes_{name}"] for name in ("featureids", "modes", "values", "truenodeids", "falsenodeids")]
-    keys = zip(given["nodes_treeids"], given["nodes_nodeids"], strict=True)
-    return dict(zip(keys, zip(*columns, missing, strict=True), strict=True))
+class _Trees:
+    """The nodes of an ensemble, each of which is taken once: a graph may name one twice, or in a circle."""
 
+    def __init__(self, given: dict[str, Any], weights: dict[tuple[int, int], float], width: int) -> None:
+        count = len(given["nodes_treeids"])
+        missing = given.get("nodes_missing_value_tracks_true") or [0] * count
+        columns = [given[f"nodes_{name}"] for name in ("featureids", "modes", "values", "truenodeids", "falsenodeids")]
+        keys = zip(given["nodes_treeids"], given["nodes_nodeids"], strict=True)
+        self._nodes = dict(zip(keys, zip(*columns, missing, strict=True), strict=True))
+        self._weights, self._width = weights, width
 
-def _tree(
-    nodes: dict[tuple[int, int], tuple[Any, ...]], weights: dict[tuple[int, int], float], tree: int, at: int
-) -> Node:
-    feature, mode, value, yes, no, missing = nodes[tree, at]
-    kind = mode.decode()
-    if kind == "LEAF":
-        return Leaf(weights.get((tree, at), 0.0), 1.0)
-    on_yes, on_no = (_tree(nodes, weights, tree, child) for child in (yes, no))
-    missing_yes, below = bool(missing), float(np.nextafter(np.float32(value), np.float32(-np.inf)))
-    match kind:
-        case "BRANCH_LEQ":
-            return Split(feature, on_yes, on_no, 1.0, threshold=value, missing_left=missing_yes)
-        case "BRANCH_LT":
-            return Split(feature, on_yes, on_no, 1.0, threshold=below, missing_left=missing_yes)
-        case "BRANCH_GT":
-            return Split(feature, on_no, on_yes, 1.0, threshold=value, missing_left=not missing_yes)
-        case "BRANCH_GTE":
-            return Split(feature, on_no, on_yes, 1.0, threshold=below, missing_left=not missing_yes)
-    raise _OtherSplit
+    def under(self, tree: int, at: int) -> Node:
+        """The node of that number, and all below it. Raises _NotATree."""
+        node = self._nodes.pop((tree, at), None)
+        if node is None:
+            raise _NotATree
+        feature, mode, value, yes, no, missing = node
+        if mode == b"LEAF":
+            return Leaf(self._weights.get((tree, at), 0.0), 1.0)
+        if not 0 <= feature < self._width:
+            raise _NotATree
+        on_yes, on_no = self.under(tree, yes), self.under(tree, no)
+        below = float(np.nextafter(np.float32(value), np.float32(-np.inf)))
+        match mode:
+            case b"BRANCH_LEQ":
+                return Split(feature, on_yes, on_no, 1.0, threshold=value, missing_left=bool(missing))
+            case b"BRANCH_LT":
+                return Split(feature, on_yes, on_no, 1.0, threshold=below, missing_left=bool(missing))
+            case b"BRANCH_GT":
+                return Split(feature, on_no, on_yes, 1.0, threshold=value, missing_left=not missing)
+            case b"BRANCH_GTE":
+                return Split(feature, on_no, on_yes, 1.0, threshold=below, missing_left=not missing)
+        raise _NotATree
