@@ -1,6 +1,8 @@
 """A control plane with a home and a database of its own for each test; tables are made once and copied."""
 
+import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +61,9 @@ def home(own_home: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
         from django.db import connections
 
         cache.clear()
+        for logger in (logging.getLogger("modelyard"), logging.getLogger("django")):
+            for handler in logger.handlers:
+                handler.setStream(sys.stderr)  # Django opened it in whichever test came first; that one's is closed
         yield Home(own_home)
         connections.close_all()
 

@@ -1,9 +1,10 @@
 """Large graphs, optimised once for all processes of a gateway: their weights lie in a file that all of them map.
 
 A session that is opened the usual way holds its weights for itself, some of them twice: an encoder of 23 MB takes 120
-to 150 MB in each worker. Prepared, it takes a few, and the file's pages are the kernel's, once for everybody. What is
-prepared holds for this machine and this version of ONNX Runtime, so it is no part of an artifact: the gateway's parent
-removes it at every start, and the last process that retires it does.
+to 150 MB in each worker. Prepared, it takes half of that: what kernels read as it is, embeddings above all, stays in
+the file, whose pages are the kernel's, once for everybody; what they pack their own way they copy. What is prepared
+holds for this machine and this version of ONNX Runtime, so it is no part of an artifact: the gateway's parent removes
+it at every start, and the last process that retires it does.
 """
 
 from __future__ import annotations
@@ -85,11 +86,8 @@ def _prepare(graph: Path, ready: Path, options: ort.SessionOptions) -> None:
 
     staging = ready.with_suffix(".new")
     options.optimized_model_filepath = str(staging)
-    for name, value in (
-        ("optimized_model_external_initializers_file_name", f"{ready.stem}.weights"),
-        ("optimized_model_external_initializers_min_size_in_bytes", _MIN_WEIGHT_BYTES),
-        ("save_external_prepacked_constant_initializers", "1"),  # as its kernels want them: nobody has to copy
-    ):
-        options.add_session_config_entry(f"session.{name}", value)
+    # Not with the weights as their kernels want them ("prepacked"): convolutions that find them so crash the process.
+    for name, value in (("file_name", f"{ready.stem}.weights"), ("min_size_in_bytes", _MIN_WEIGHT_BYTES)):
+        options.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
     ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     staging.rename(ready)  # last: a graph that is there is whole, and so are its weights
