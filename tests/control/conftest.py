@@ -63,7 +63,8 @@ def home(own_home: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
         cache.clear()
         for logger in (logging.getLogger("modelyard"), logging.getLogger("django")):
             for handler in logger.handlers:
-                handler.setStream(sys.stderr)  # Django opened it in whichever test came first; that one's is closed
+                if type(handler) is logging.StreamHandler:
+                    handler.setStream(sys.stderr)  # Django opened it in whichever test came first; that one's is closed
         yield Home(own_home)
         connections.close_all()
 
