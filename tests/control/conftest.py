@@ -64,7 +64,7 @@ def home(own_home: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
         for logger in (logging.getLogger("modelyard"), logging.getLogger("django")):
             for handler in logger.handlers:
                 if type(handler) is logging.StreamHandler:
-                    handler.setStream(sys.stderr)  # Django opened it in whichever test came first; that one's is closed
+                    handler.stream = sys.stderr  # Django opened it in whichever test came first; that one's is closed
         yield Home(own_home)
         connections.close_all()
 
