@@ -47,7 +47,7 @@ def store_every_kind(root: Path) -> dict[str, str]:
         "same": store_identity(shelf, ("FP32", "INT64")),
         "free": store_identity(shelf, ("FP32", "BYTES"), (-1, -1, -1, -1), name="free"),
         "texts": store_texts(shelf, contextual(), recipe),
-        "sums": store_class(shelf, "kit.own_models:Sums"),
+        "sums": store_class(shelf, "kit.own_models:Unhurried"),
         "ranks": store_class(shelf, "kit.own_models:Whole"),
     }
 
