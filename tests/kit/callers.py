@@ -23,6 +23,8 @@ class Callers:
         self._threads: list[threading.Thread] = []
         self.answered = 0
         self.failures: list[str] = []
+        self.cut = 0
+        """So many of the failures are connections that ended: no answer came, so none was wrong."""
         self._lock = threading.Lock()
 
     def start(self, count: int) -> Callers:
@@ -53,6 +55,7 @@ class Callers:
             except Exception as error:
                 with self._lock:
                     self.failures.append(f"{type(error).__name__}: {error}")
+                    self.cut += isinstance(error, ConnectionError | http.client.HTTPException)
                 line.close()
             else:
                 with self._lock:
