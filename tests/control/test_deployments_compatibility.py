@@ -174,7 +174,7 @@ booleans = st.builds(lambda nullable: Column("x", "boolean", nullable=nullable),
 columns = numbers | numbers.map(lambda column: but(column, kind="integer", default=None)) | categories | booleans
 
 ROWS: list[dict[str, Any]] = [{}] + [
-    {"x": value} for value in (None, True, False, -9, -3, -1, 0, 0.5, 1, 2, 4, 9, "a", "b", "c", "d")
+    {"x": value} for value in (None, True, False, -9, *range(-4, 6), 0.5, 9, "a", "b", "c", "d")
 ]
 
 

@@ -215,7 +215,7 @@ def run_show(context: Context) -> int:
 
     endpoint = find_endpoint(context.args.endpoint)
     if context.wants_json:
-        from modelyard.control.deployments.api import EndpointSerializer
+        from modelyard.control.deployments.serializers import EndpointSerializer
 
         context.console.json(dict(EndpointSerializer(endpoint).data))
     else:
@@ -257,7 +257,7 @@ def run_changes(context: Context) -> int:
 
     found = list_changes() if context.args.all else list_changes().filter(status=Change.Status.WAITING)
     if context.wants_json:
-        from modelyard.control.deployments.api import ChangeSerializer
+        from modelyard.control.deployments.serializers import ChangeSerializer
 
         context.console.json([dict(row) for row in ChangeSerializer(found, many=True).data])
         return Exit.OK

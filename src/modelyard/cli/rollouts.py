@@ -107,7 +107,7 @@ def run_start(context: Context) -> int:
     if not isinstance(done, Change):
         return _say(context, done)
     if context.wants_json:
-        from modelyard.control.deployments.api import ChangeSerializer
+        from modelyard.control.deployments.serializers import ChangeSerializer
 
         context.console.json(dict(ChangeSerializer(done).data))
     else:

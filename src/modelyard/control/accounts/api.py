@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from modelyard.contract.errors import InvalidInput, Unauthenticated
 from modelyard.control.accounts import services
 from modelyard.control.accounts.models import AuditEvent, Key, Token
+from modelyard.control.typed_body import body_of
 
 
 class KeySerializer(serializers.ModelSerializer):
@@ -88,9 +89,7 @@ class Keys(generics.ListAPIView):
     @extend_schema(request=NewKeySerializer, responses={201: MadeKeySerializer})
     def post(self, request: Request) -> Response:
         """Make a key; its secret is in this answer and nowhere else."""
-        asked = NewKeySerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        wanted = dict(asked.validated_data)
+        wanted = body_of(NewKeySerializer, request)
         key, secret = services.create_key(
             wanted.pop("principal"), wanted.pop("scopes"), by=request.user.get_username(), **wanted
         )
@@ -136,9 +135,7 @@ class Tokens(APIView):
     @extend_schema(request=CredentialsSerializer, responses={201: MadeTokenSerializer}, auth=[])
     def post(self, request: Request) -> Response:
         """A token for a name and its password."""
-        asked = CredentialsSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        user = authenticate(request._request, **asked.validated_data)
+        user = authenticate(request._request, **body_of(CredentialsSerializer, request))
         if user is None:
             raise Unauthenticated("the name or the password is wrong, or was wrong too often; wait a few minutes")
         token, secret = services.create_token(user)

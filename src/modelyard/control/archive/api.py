@@ -18,6 +18,7 @@ from rest_framework.views import APIView
 from modelyard.contract.errors import TooLarge
 from modelyard.control.archive import services
 from modelyard.control.registry.api import VersionSerializer
+from modelyard.control.typed_body import body_of
 
 MAX_BYTES = 8 * 1024**3  # of an imported file
 _PIECE = 1024 * 1024
@@ -109,10 +110,9 @@ class Garbage(APIView):
     @extend_schema(request=CollectionSerializer, responses=CollectedSerializer)
     def post(self, request: Request) -> Response:
         """Say what would go, or remove it."""
-        asked = CollectionSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        done = services.collect(request.user.get_username(), **asked.validated_data)
-        said = {"dry_run": asked.validated_data["dry_run"], "bytes": done.bytes, **msgspec.to_builtins(done)}
+        wanted = body_of(CollectionSerializer, request)
+        done = services.collect(request.user.get_username(), **wanted)
+        said = {"dry_run": wanted["dry_run"], "bytes": done.bytes, **msgspec.to_builtins(done)}
         return Response(CollectedSerializer(said).data)
 
 

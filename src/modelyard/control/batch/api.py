@@ -8,6 +8,7 @@ from rest_framework.views import APIView
 
 from modelyard.control.batch import services
 from modelyard.control.jobs.api import JobSerializer
+from modelyard.control.typed_body import body_of
 
 
 class NewBatchSerializer(serializers.Serializer):
@@ -35,9 +36,7 @@ class Batches(APIView):
     @extend_schema(request=NewBatchSerializer, responses={202: JobSerializer})
     def post(self, request: Request) -> Response:
         """Queue one; its job says how it goes."""
-        asked = NewBatchSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = dict(asked.validated_data)
+        given = body_of(NewBatchSerializer, request)
         source, output = services.files_in_home(given.pop("table"), given.pop("output"))
         arguments = services.arguments_of(
             given.pop("name"), given.pop("version"), source=source, output=output, **given

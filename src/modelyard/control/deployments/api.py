@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
-from rest_framework import generics, serializers, status
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -16,211 +16,28 @@ from modelyard.contract.plan import Shadow, TrafficSplit
 from modelyard.control.deployments import approvals, publish, served, services
 from modelyard.control.deployments.models import Change, Endpoint, Publication
 from modelyard.control.deployments.reading import read_plan
-from modelyard.control.deployments.settling import shadow_of
+from modelyard.control.deployments.serializers import (
+    WAIT_S,
+    ChangeSerializer,
+    DecisionSerializer,
+    DeployedSerializer,
+    DeploymentSerializer,
+    EndpointSerializer,
+    ExpectingSerializer,
+    OverridesSerializer,
+    PlanSerializer,
+    ServedEndpointSerializer,
+    ShadowSerializer,
+    TrafficSerializer,
+    WaitSerializer,
+)
 from modelyard.control.deployments.wait import gateway_state
 from modelyard.control.setup import active_home
+from modelyard.control.typed_body import body_of
 
-WAIT_S = 15.0
-MAX_WAIT_S = 60.0
-_WEIGHTS = {"type": "object", "additionalProperties": {"type": "integer"}}
-_SPANS = {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}}
-_SHADOW = {
-    "type": "object",
-    "nullable": True,
-    "properties": {"version": {"type": "integer"}, "percent": {"type": "integer"}},
-}
-_LEASE = {
-    "type": "object",
-    "nullable": True,
-    "properties": {"seconds": {"type": "number"}, "fallback": {"type": "integer"}, "by": {"type": "string"}},
-}
 _IF_MATCH = OpenApiParameter(
     "If-Match", str, OpenApiParameter.HEADER, description="the ETag that was read; another one now is a conflict (409)"
 )
-
-
-class EndpointSerializer(serializers.ModelSerializer):
-    """An endpoint and how its calls are shared. Its `revision` is its ETag."""
-
-    model = serializers.CharField(source="model.name")
-    weights = serializers.SerializerMethodField()
-    spans = serializers.SerializerMethodField()
-    shadow = serializers.SerializerMethodField()
-    lease = serializers.SerializerMethodField()
-
-    class Meta:
-        model = Endpoint
-        fields = [
-            "name",
-            "model",
-            "weights",
-            "sticky_by",
-            "spans",
-            "shadow",
-            "lease",
-            "cutoff",
-            "max_rows",
-            "is_default",
-            "is_pinned",
-            "needs_approval",
-            "revision",
-            "created_at",
-        ]
-        read_only_fields = fields
-
-    @extend_schema_field(_WEIGHTS)
-    def get_weights(self, endpoint: Endpoint) -> dict[str, int]:
-        """Version -> percent; 0 is held ready without traffic."""
-        return {str(row.version.number): row.weight for row in endpoint.deployments.all()}
-
-    @extend_schema_field(_SPANS)
-    def get_spans(self, endpoint: Endpoint) -> list[list[int]]:
-        """Who has which of the hundred slots that sticky callers fall into: [version, slots], from slot 0 on."""
-        return endpoint.spans
-
-    @extend_schema_field(_SHADOW)
-    def get_shadow(self, endpoint: Endpoint) -> dict[str, int] | None:
-        """The version that gets copies of calls, and the percent of them."""
-        return shadow_of(endpoint)
-
-    @extend_schema_field(_LEASE)
-    def get_lease(self, endpoint: Endpoint) -> dict[str, Any] | None:
-        """For how many seconds the split holds while control is silent, who has all calls then, who holds the lease."""
-        if endpoint.lease_fallback is None:
-            return None
-        return {
-            "seconds": endpoint.lease_seconds,
-            "fallback": endpoint.lease_fallback.number,
-            "by": endpoint.lease_by,
-        }
-
-
-class ServedEndpointSerializer(EndpointSerializer):
-    """An endpoint after a change, and whether a gateway serves it so already."""
-
-    served = serializers.SerializerMethodField()
-
-    class Meta(EndpointSerializer.Meta):
-        fields = [*EndpointSerializer.Meta.fields, "served"]
-        read_only_fields = fields
-
-    def get_served(self, endpoint: Endpoint) -> bool:
-        """Whether every worker does; false: no gateway runs, or nobody waited."""
-        return bool(self.context["served"])
-
-
-class ChangeSerializer(serializers.ModelSerializer):
-    """What was asked of an endpoint that needs approval, and what became of it."""
-
-    arguments = serializers.DictField()
-
-    class Meta:
-        model = Change
-        fields = [
-            "id",
-            "endpoint",
-            "verb",
-            "arguments",
-            "by",
-            "at",
-            "expected",
-            "status",
-            "decided_by",
-            "decided_at",
-            "reason",
-            "revision",
-        ]
-        read_only_fields = fields
-
-
-class ExpectingSerializer(serializers.Serializer):
-    """What every change may say besides: how long to wait for the gateway, and what it believes to change."""
-
-    wait_s = serializers.FloatField(
-        min_value=0, max_value=MAX_WAIT_S, required=False, default=WAIT_S, help_text="for every worker to serve it"
-    )
-    expected_revision = serializers.IntegerField(
-        min_value=0, required=False, allow_null=True, default=None, help_text="another one now is a conflict (409)"
-    )
-
-
-class ForcingSerializer(ExpectingSerializer):
-    """A change that may break what callers rely on."""
-
-    force = serializers.CharField(
-        max_length=500, required=False, allow_blank=True, default="", help_text="why callers may break; is recorded"
-    )
-
-
-class DeploymentSerializer(ForcingSerializer):
-    """What to deploy."""
-
-    model = serializers.CharField(max_length=63)
-    version = serializers.CharField(
-        max_length=63, required=False, allow_null=True, default=None, help_text="number or alias; default: the newest"
-    )
-    endpoint = serializers.CharField(max_length=63, required=False, allow_null=True, default=None)
-
-
-class DeployedSerializer(serializers.Serializer):
-    """An endpoint, and whether a gateway serves it so already."""
-
-    endpoint = EndpointSerializer()
-    served = serializers.BooleanField(help_text="false: no gateway runs; it will serve this when it starts")
-
-
-class TrafficSerializer(ForcingSerializer):
-    """Percent per version; they sum to 100."""
-
-    weights = serializers.DictField(child=serializers.IntegerField(min_value=0, max_value=100), allow_empty=False)
-    sticky_by = serializers.CharField(
-        max_length=200, required=False, allow_null=True, default=None, help_text="a header, or column:NAME"
-    )
-
-
-class ShadowSerializer(ExpectingSerializer):
-    """Who gets copies of the calls."""
-
-    version = serializers.IntegerField(min_value=1)
-    percent = serializers.IntegerField(min_value=1, max_value=100, required=False, default=100)
-
-
-class OverridesSerializer(ExpectingSerializer):
-    """An endpoint's overrides, all at once."""
-
-    cutoff = serializers.FloatField(required=False, allow_null=True, default=None)
-    max_rows = serializers.IntegerField(required=False, allow_null=True, default=None)
-    is_default = serializers.BooleanField(required=False, default=False)
-    is_pinned = serializers.BooleanField(
-        required=False, default=False, help_text="its versions stay in memory, whatever `resident_bytes` says"
-    )
-    needs_approval = serializers.BooleanField(
-        required=False, allow_null=True, default=None, help_text="left out: as it is; to end it needs approval itself"
-    )
-
-
-class DecisionSerializer(serializers.Serializer):
-    """Why a change is rejected."""
-
-    reason = serializers.CharField(max_length=500, required=False, allow_blank=True, default="")
-
-
-class WaitSerializer(serializers.Serializer):
-    """How long to wait for the gateway."""
-
-    wait_s = serializers.FloatField(min_value=0, max_value=MAX_WAIT_S, required=False, default=WAIT_S)
-
-
-class PlanSerializer(serializers.Serializer):
-    """What lies on disk for the gateways, without key digests, and what they make of it."""
-
-    revision = serializers.IntegerField()
-    committed = serializers.IntegerField(help_text="above revision: a publication is due")
-    age_s = serializers.FloatField(allow_null=True)
-    require_keys = serializers.BooleanField()
-    keys = serializers.IntegerField()
-    endpoints = serializers.ListField(child=serializers.DictField())
-    gateway = serializers.DictField(allow_null=True)
 
 
 class Endpoints(generics.ListAPIView):
@@ -253,7 +70,7 @@ class OneEndpoint(APIView):
     )
     def put(self, request: Request, name: str) -> Response:
         """Set its overrides; what is left out is taken away."""
-        wanted = _body(OverridesSerializer, request)
+        wanted = body_of(OverridesSerializer, request)
         wait_s, expected = wanted.pop("wait_s"), _expected(request, wanted.pop("expected_revision"))
         by = request.user.get_username()
         return _said(served.and_wait(lambda: services.configure(name, by, **wanted, expected=expected), by, wait_s))
@@ -279,7 +96,7 @@ class Deployments(APIView):
     )
     def post(self, request: Request) -> Response:
         """Send all calls to a version, and wait until every worker serves it; a refusal leaves the old one serving."""
-        wanted = _body(DeploymentSerializer, request)
+        wanted = body_of(DeploymentSerializer, request)
         expected = _expected(request, wanted.pop("expected_revision"))
         outcome = served.deploy_and_wait(**wanted, by=request.user.get_username(), expected=expected)
         if outcome.waits:
@@ -300,7 +117,7 @@ class Traffic(APIView):
     )
     def put(self, request: Request, name: str) -> Response:
         """Share them anew, and wait until every worker does."""
-        wanted = _body(TrafficSerializer, request)
+        wanted = body_of(TrafficSerializer, request)
         try:
             weights = {int(number): weight for number, weight in wanted["weights"].items()}
             split = TrafficSplit(weights, wanted["sticky_by"])
@@ -329,7 +146,7 @@ class ShadowCopies(APIView):
     )
     def put(self, request: Request, name: str) -> Response:
         """Let a version have copies, and wait until every worker gives them."""
-        wanted = _body(ShadowSerializer, request)
+        wanted = body_of(ShadowSerializer, request)
         outcome = served.set_shadow_and_wait(
             name,
             Shadow(wanted["version"], wanted["percent"]),
@@ -360,7 +177,7 @@ class Rollback(APIView):
     )
     def post(self, request: Request, name: str) -> Response:
         """Send all calls to the version that served before."""
-        wanted = _body(ExpectingSerializer, request)
+        wanted = body_of(ExpectingSerializer, request)
         expected = _expected(request, wanted["expected_revision"])
         by = request.user.get_username()
         return _said(served.rollback_and_wait(name, by=by, wait_s=wanted["wait_s"], expected=expected))
@@ -412,7 +229,7 @@ class Approval(APIView):
     @extend_schema(request=WaitSerializer, responses=ChangeSerializer)
     def post(self, request: Request, pk: int) -> Response:
         """Do what was asked, and wait until every worker serves it; not for who asked."""
-        wait_s = _body(WaitSerializer, request)["wait_s"]
+        wait_s = body_of(WaitSerializer, request)["wait_s"]
         outcome = served.approve_and_wait(pk, by=request.user.get_username(), wait_s=wait_s)
         return Response(ChangeSerializer(outcome.change).data)
 
@@ -425,7 +242,7 @@ class Rejection(APIView):
     @extend_schema(request=DecisionSerializer, responses=ChangeSerializer)
     def post(self, request: Request, pk: int) -> Response:
         """See that it is never done."""
-        reason = _body(DecisionSerializer, request)["reason"]
+        reason = body_of(DecisionSerializer, request)["reason"]
         return Response(ChangeSerializer(approvals.reject(pk, request.user.get_username(), reason)).data)
 
 
@@ -483,9 +300,3 @@ def _expected(request: Request, asked: int | None) -> int | None:
     if not (number.isascii() and number.isdigit() and len(number) < 19) or (asked is not None and asked != int(number)):
         raise InvalidInput("If-Match is the ETag that an endpoint was read with, and agrees with expected_revision")
     return int(number)
-
-
-def _body(kind: type[serializers.Serializer], request: Request) -> dict[str, Any]:
-    asked = kind(data=request.data)
-    asked.is_valid(raise_exception=True)
-    return dict(asked.validated_data)

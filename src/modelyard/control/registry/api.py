@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from modelyard.contract.errors import InvalidInput
 from modelyard.control.registry import reading, services
 from modelyard.control.registry.models import Model, Version
+from modelyard.control.typed_body import body_of
 
 TAG = OpenApiParameter("tag", str, many=True, description="`key=value`; several: all of them")
 _TAGS = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -252,9 +253,8 @@ class OneAlias(APIView):
     @extend_schema(request=TargetSerializer, responses=VersionSerializer)
     def put(self, request: Request, name: str, alias: str) -> Response:
         """Point it at a version."""
-        asked = TargetSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        row = services.set_alias(name, alias, asked.validated_data["version"], by=request.user.get_username())
+        version = body_of(TargetSerializer, request)["version"]
+        row = services.set_alias(name, alias, version, by=request.user.get_username())
         return Response(VersionSerializer(row.version).data)
 
     @extend_schema(responses={204: None})
@@ -291,10 +291,8 @@ def _shown(name: str) -> Model:
 @transaction.atomic
 def _change(kind: type[serializers.Serializer], request: Request, name: str, which: int | None, text: str) -> None:
     """All that the body asks for, or nothing."""
-    asked = kind(data=request.data)
-    asked.is_valid(raise_exception=True)
-    by = request.user.get_username()
-    if text in asked.validated_data:
-        services.describe(name, asked.validated_data[text], by, which)
-    if "tags" in asked.validated_data:
-        services.set_tags(name, asked.validated_data["tags"], by, which)
+    wanted, by = body_of(kind, request), request.user.get_username()
+    if text in wanted:
+        services.describe(name, wanted[text], by, which)
+    if "tags" in wanted:
+        services.set_tags(name, wanted["tags"], by, which)

@@ -9,13 +9,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from modelyard.control.deployments.api import ChangeSerializer
 from modelyard.control.deployments.models import Change
+from modelyard.control.deployments.serializers import ChangeSerializer
 from modelyard.control.rollouts import services
 from modelyard.control.rollouts.models import Rollout, RolloutEvent
 from modelyard.control.rollouts.report import report_of
 from modelyard.control.rollouts.watch import warnings_of
 from modelyard.control.setup import active_home
+from modelyard.control.typed_body import body_of
 
 _POLICY = {
     "type": "object",
@@ -161,7 +162,7 @@ class Rollouts(generics.ListAPIView):
     @extend_schema(request=NewRolloutSerializer, responses={201: RolloutSerializer, 202: ChangeSerializer})
     def post(self, request: Request) -> Response:
         """Begin one; where the endpoint needs approval, the change that waits for it."""
-        wanted = _body(NewRolloutSerializer, request)
+        wanted = body_of(NewRolloutSerializer, request)
         policy = {name: wanted.pop(name) for name in ("steps", "guards", "alpha") if name in wanted}
         by = request.user.get_username()
         done = services.start_rollout(wanted.pop("endpoint"), wanted.pop("version"), policy, by=by, **wanted)
@@ -201,7 +202,7 @@ class Pause(APIView):
     @extend_schema(request=ReasonSerializer, responses=RolloutSerializer)
     def post(self, request: Request, pk: int) -> Response:
         """Keep the share as it is; the guards go on watching."""
-        reason = _body(ReasonSerializer, request)["reason"]
+        reason = body_of(ReasonSerializer, request)["reason"]
         return Response(RolloutSerializer(services.pause(pk, request.user.get_username(), reason)).data)
 
 
@@ -224,11 +225,5 @@ class Abort(APIView):
     @extend_schema(request=ReasonSerializer, responses=RolloutSerializer)
     def post(self, request: Request, pk: int) -> Response:
         """Give the champion all calls again."""
-        reason = _body(ReasonSerializer, request)["reason"]
+        reason = body_of(ReasonSerializer, request)["reason"]
         return Response(RolloutSerializer(services.abort(pk, request.user.get_username(), reason)).data)
-
-
-def _body(kind: type[serializers.Serializer], request: Request) -> dict[str, Any]:
-    asked = kind(data=request.data)
-    asked.is_valid(raise_exception=True)
-    return dict(asked.validated_data)

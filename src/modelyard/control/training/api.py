@@ -7,6 +7,7 @@ from rest_framework.response import Response
 
 from modelyard.control.training import services
 from modelyard.control.training.models import Run
+from modelyard.control.typed_body import body_of
 
 
 class RunSerializer(serializers.ModelSerializer):
@@ -60,9 +61,7 @@ class Runs(generics.ListAPIView):
     @extend_schema(request=NewRunSerializer, responses={202: RunSerializer})
     def post(self, request: Request) -> Response:
         """Queue a training; the runner does it."""
-        asked = NewRunSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        run = services.request_run(by=request.user.get_username(), **asked.validated_data)
+        run = services.request_run(by=request.user.get_username(), **body_of(NewRunSerializer, request))
         return Response(RunSerializer(run).data, status.HTTP_202_ACCEPTED)
 
 
