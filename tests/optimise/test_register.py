@@ -16,10 +16,13 @@ import xgboost as xgb
 from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import IsolationForest, RandomForestClassifier, RandomForestRegressor, VotingClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
@@ -74,6 +77,11 @@ def opened(packed: tuple[Any, dict[str, bytes]], folder: Path) -> LoadedVersion:
         (lgb.LGBMRegressor(n_estimators=5, verbosity=-1, n_jobs=1), WHOLE.income * 7, "regression"),
         (LinearRegression(), WHOLE.income * 7, "regression"),
         (RandomForestRegressor(5, max_depth=4, random_state=0), WHOLE.income * 7, "regression"),
+        (Ridge(), np.column_stack([WHOLE.income, -WHOLE.age]), "regression"),
+        (VotingClassifier([("one", LogisticRegression()), ("two", GaussianNB())], voting="soft"), BAD, "binary"),
+        (GridSearchCV(lgb.LGBMClassifier(verbosity=-1, n_jobs=1), {"n_estimators": [3, 5]}), BAD, "binary"),
+        (IsolationForest(n_estimators=5, random_state=0), None, "regression"),
+        (KMeans(3, random_state=0), None, "regression"),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "get_params") else "",
 )

@@ -1,11 +1,12 @@
 """Models from scikit-learn, LightGBM and XGBoost: what they are, what they take, and their ONNX graphs.
 
-LightGBM and XGBoost classifiers of two classes and plain regressions are read tree by tree, exactly. Everything else
-goes through skl2onnx and onnxmltools, and parity decides.
+Boosted classifiers of two classes and plain boosted regressions (LightGBM, XGBoost, scikit-learn's histogram boosting)
+are read tree by tree, exactly. Everything else goes through skl2onnx and onnxmltools, and parity decides.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import warnings
@@ -25,9 +26,11 @@ from modelyard.optimise.convert import ML_OPSET, OPSET
 from modelyard.optimise.forest_files import forest_files
 from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
 from modelyard.optimise.graph_forest import read_forest
+from modelyard.optimise.histograms import read_histograms
 from modelyard.optimise.sample import Sample
 from modelyard.optimise.trees import Forest, answer_of, read_lightgbm, read_xgboost, thresholds
 from modelyard.runtimes.forest import FILE
+from modelyard.runtimes.histograms import is_histogram_boosting, rounded
 from modelyard.runtimes.sklearn import estimator_answers, read_pickle, read_skops
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
@@ -95,7 +98,11 @@ def load_estimator(path: Path, trust: bool) -> Any:
 
 
 def describe_estimator(model: Any, sample: Sample, target: str | None) -> Brought:
-    """What a model is and takes. Raises InvalidInput for models that are unknown here or not fitted."""
+    """What a model is and takes. Raises InvalidInput for models that are unknown here or not fitted.
+
+    A finished search for parameters (GridSearchCV and the like) is the estimator that it found best.
+    """
+    model = getattr(model, "best_estimator_", model)
     kind = type(model).__module__.partition(".")[0]
     bare = [name for name in sample.table.columns if name != target]
     if kind == "lightgbm":
@@ -197,7 +204,11 @@ def _sklearn(model: Any, bare: list[str]) -> Brought:
         raise InvalidInput(f"{type(model).__name__} gives no probabilities; wrap it or train one that does")
     else:
         classes, task = (), "regression"
-    return Brought(model, "sklearn", task, columns, classes, dict(_encoded_columns(model, columns)))
+    model, forest = rounded(model), None
+    if is_histogram_boosting(model):
+        with contextlib.suppress(InvalidInput):  # the converter is the other way
+            forest = read_histograms(model)
+    return Brought(model, "sklearn", task, columns, classes, dict(_encoded_columns(model, columns)), forest)
 
 
 def _fitted(model: Any, attribute: str) -> Any:
@@ -230,7 +241,7 @@ def _columns(own: list[str], width: int | None, bare: list[str]) -> list[str]:
 def _encoded_columns(model: Any, columns: list[str]) -> list[tuple[str, tuple[tuple[str, ...], bool]]]:
     """The categories that a pipeline's encoders learned, by column, and whether they take others."""
     found = []
-    for step in [step for _, step in getattr(model, "steps", ())] or [model]:
+    for step in _steps(model):
         for _, inner, names in getattr(step, "transformers_", ()):
             encoder = next((part for part in _parts(inner) if hasattr(part, "categories_")), None)
             if encoder is None:
@@ -246,6 +257,10 @@ def _encoded_columns(model: Any, columns: list[str]) -> list[tuple[str, tuple[tu
                 if texts:
                     found.append((name, (texts, others)))
     return found
+
+
+def _steps(model: Any) -> list[Any]:
+    return [step for _, step in getattr(model, "steps", ())] or [model]
 
 
 def _parts(step: Any) -> list[Any]:
@@ -297,7 +312,7 @@ def _convert_sklearn(brought: Brought, contract: Contract, whole_as_int: bool) -
 
     _register_boosters()
     by_column = any(c.kind == "category" for c in contract.features) or selects_columns(brought.model)
-    model = _without_names(brought.model) if brought.framework == "xgboost" else _with_empty_texts(brought.model)
+    model = _without_names(brought.model) if brought.framework == "xgboost" else _as_converters_know(brought.model)
     options = {id(model): {"zipmap": False}} if brought.classes else None
     try:
         with warnings.catch_warnings():
@@ -339,12 +354,18 @@ def _without_names(model: Any) -> Any:
     return bare
 
 
-def _with_empty_texts(model: Any) -> Any:
-    """The model, its imputers of text told that missing is the empty text: ONNX strings know no other."""
-    if not selects_columns(model):
+def _as_converters_know(model: Any) -> Any:
+    """The model, or a copy that answers the same in the words of the converter.
+
+    Imputers of text are told that missing is the empty text: ONNX strings know no other. A vote is told how to hand on
+    what it does not hand on here, because the converter insists.
+    """
+    if not selects_columns(model) and not any(hasattr(step, "flatten_transform") for step in _steps(model)):
         return model
     told = copy.deepcopy(model)
-    for step in [step for _, step in getattr(told, "steps", ())] or [told]:
+    for step in _steps(told):
+        if hasattr(step, "flatten_transform"):
+            step.flatten_transform = False
         for _, inner, _ in getattr(step, "transformers_", ()):
             for part in _parts(inner):
                 if type(part).__name__ == "SimpleImputer" and part.statistics_.dtype == object:
@@ -354,8 +375,7 @@ def _with_empty_texts(model: Any) -> Any:
 
 def selects_columns(model: Any) -> bool:
     """Whether a pipeline tells its columns apart."""
-    steps = [step for _, step in getattr(model, "steps", ())] or [model]
-    return any(hasattr(step, "transformers_") for step in steps)
+    return any(hasattr(step, "transformers_") for step in _steps(model))
 
 
 def _initial_types(contract: Contract, by_column: bool, whole_as_int: bool) -> list[tuple[str, Any]]:
@@ -406,8 +426,11 @@ def _second_column(data: bytes, probabilities: str) -> bytes:
 
 
 def _flat(data: bytes, output: str, brought: Brought) -> bytes:
-    """Regression answers as [N], not [N, 1], as the models themselves give them."""
-    if brought.classes:
+    """Regression answers as float32[N], not [N, 1] or whole numbers (clusters, outliers), as `predict` gives them.
+
+    Answers of several numbers for each row stay as they are.
+    """
+    if brought.classes or open_session(data).get_outputs()[0].shape[1:] not in ([], [1]):
         return data
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -418,7 +441,11 @@ def _flat(data: bytes, output: str, brought: Brought) -> bytes:
             if name == output:
                 node.output[position] = "_column"
     model.graph.initializer.append(numpy_helper.from_array(np.array([-1], dtype=np.int64), "_flat"))
-    model.graph.node.append(helper.make_node("Reshape", ["_column", "_flat"], [output]))
+    column = "_column"
+    if model.graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT:
+        column = "_numbers"
+        model.graph.node.append(helper.make_node("Cast", ["_column"], [column], to=TensorProto.FLOAT))
+    model.graph.node.append(helper.make_node("Reshape", [column, "_flat"], [output]))
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N"]))
     return bytes(model.SerializeToString())

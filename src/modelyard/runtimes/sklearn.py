@@ -15,6 +15,7 @@ from modelyard.contract.errors import InvalidInput
 from modelyard.contract.features import Contract
 from modelyard.contract.tensor import Matrix, Tensors
 from modelyard.runtimes.answers import named_answers
+from modelyard.runtimes.histograms import rounded
 
 SAFE_FILE = "model.skops"
 PICKLE = "model.joblib"
@@ -30,11 +31,12 @@ class SklearnRuntime:
     def __init__(self, artifact: Artifact, threads: int = 1) -> None:
         manifest = artifact.manifest
         if SAFE_FILE in manifest.files:
-            self._model = read_skops(artifact.read(SAFE_FILE), manifest.trusted)
+            model = read_skops(artifact.read(SAFE_FILE), manifest.trusted)
         elif manifest.trusted:
-            self._model = read_pickle(artifact.read(PICKLE))
+            model = read_pickle(artifact.read(PICKLE))
         else:
             raise InvalidInput("a pickle is served only if it was registered with --trust")
+        self._model = rounded(model)
         self._manifest = manifest
         self._limits = threadpool_limits(threads)
 
