@@ -84,6 +84,24 @@ def test_each_row_of_the_training_table_gets_the_models_own_answer(
     np.testing.assert_allclose(answers(version, FRAME, output), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_categories_keep_their_codes_and_unknown_ones_are_missing(tmp_path: Path) -> None:
+    frame = FRAME.assign(kind=pd.Categorical(KIND), many=pd.Categorical([f"m{n % 40}" for n in range(COUNT)]))[
+        ["x", "kind", "y", "many"]  # the trees number categories first
+    ]
+    frame.loc[::6, "kind"] = None
+    bad = (frame.x > 0) ^ (frame.kind == "a") ^ (frame.many.cat.codes % 3 == 0)
+    model = HistGradientBoostingClassifier(random_state=0).fit(frame, bad)
+    version = opened(package_model(model, frame, "mine"), tmp_path)
+    assert [column.unseen for column in version.manifest.contract.features if column.kind == "category"] == [
+        "missing"
+    ] * 2
+    np.testing.assert_allclose(answers(version, frame, "probability"), model.predict_proba(frame)[:, 1], atol=1e-5)
+    strange = [{"x": 0.1, "kind": "elsewhere", "y": None, "many": "m3"}]
+    missing = [{"x": 0.1, "kind": None, "y": None, "many": "m3"}]
+    found, same = (version.predict(version.encoder.encode_rows(rows))["probability"] for rows in (strange, missing))
+    assert found == same
+
+
 def test_behind_an_encoder_too(tmp_path: Path) -> None:
     frame = FRAME.assign(kind=KIND)
     model = make_pipeline(one_hot(), HistGradientBoostingClassifier(random_state=0)).fit(frame, BAD)

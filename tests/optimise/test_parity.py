@@ -1,5 +1,7 @@
 """The gate lets equals through and nothing else, and it knows where to look."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,19 @@ def test_a_difference_on_edge_rows_alone_is_found() -> None:
     with pytest.raises(ParityFailed, match="edge rows") as caught:
         prove(original, Packaged(error=0.01), TYPICAL, edge_rows(CONTRACT, TYPICAL))
     assert caught.value.code == "invalid_input"
+
+
+def test_an_answer_near_zero_is_measured_against_the_usual_ones() -> None:
+    rows = np.arange(1, 12, dtype=np.float32)[:, None] * 1000 * np.ones((1, 4), dtype=np.float32)
+    rows[0] = 0.0
+    usual = 24.0  # the median of 4 x 0, 2000, …, 11000 by a thousand
+
+    def off_by(error: float) -> Any:
+        return lambda asked: original(asked) + error * (asked[:, 0] == 0)
+
+    assert prove(off_by(0.9e-5 * usual), Packaged(), rows, rows[:0]).max_error < 1e-5
+    with pytest.raises(ParityFailed, match="on 1 of 11 rows"):
+        prove(off_by(1.1e-5 * usual), Packaged(), rows, rows[:0])
 
 
 def test_another_shape_or_an_answer_that_is_no_number_is_found() -> None:

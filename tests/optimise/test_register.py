@@ -133,6 +133,32 @@ def test_lightgbm_with_pandas_categories_keeps_their_codes(tmp_path: Path) -> No
     assert version.explain(version.encoder.encode_rows(rows[:2])) is not None
 
 
+@pytest.mark.parametrize("spelt", [str, int])
+@pytest.mark.parametrize("early", [{}, {"early_stopping_rounds": 2}], ids=["all rounds", "stopped early"])
+def test_xgboost_with_pandas_categories_keeps_their_codes(spelt: type, early: dict[str, int], tmp_path: Path) -> None:
+    levels = pd.Series(np.arange(ROWS) * 7 % 5 + 3).astype(spelt).astype("category")
+    frame = WHOLE.assign(level=levels)
+    model = xgb.XGBClassifier(n_estimators=20, max_depth=3, n_jobs=1, enable_categorical=True, **early)
+    codes = CODES ^ (levels.cat.codes == 2)
+    model.fit(frame, codes, eval_set=[(frame, codes.sample(frac=1, random_state=0))], verbose=False)
+    rows = frame.astype({"level": str}).to_dict("records")
+    for runtime in ("onnx", "native"):
+        version = opened(package_model(model, frame, "mine", runtime=runtime), tmp_path)  # type: ignore[arg-type]
+        assert version.manifest.contract.features[2].categories == ("3", "4", "5", "6", "7")
+        found = version.predict(version.encoder.encode_rows(rows))["probability"]
+        np.testing.assert_allclose(found, model.predict_proba(frame)[:, 1], atol=1e-5)
+        version.close()
+
+
+def test_categories_that_are_numbers_are_spelt(tmp_path: Path) -> None:
+    frame = WHOLE.assign(level=pd.Categorical(np.arange(ROWS) * 7 % 5 + 3))
+    model = fitted(lgb.LGBMClassifier(n_estimators=5, verbosity=-1, n_jobs=1), frame)
+    version = opened(package_model(model, frame, "mine"), tmp_path)
+    rows = frame.astype({"level": str}).to_dict("records")
+    found = version.predict(version.encoder.encode_rows(rows))["probability"]
+    np.testing.assert_allclose(found, model.predict_proba(frame)[:, 1], atol=1e-5)
+
+
 @pytest.mark.parametrize("zipmap", [True, False])
 def test_an_onnx_file_as_it_is(zipmap: bool, tmp_path: Path) -> None:
     model = fitted(make_pipeline(StandardScaler(), LogisticRegression()), WHOLE.to_numpy(np.float32))

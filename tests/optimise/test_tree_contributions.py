@@ -1,17 +1,27 @@
 """Explanations by table look-up equal LightGBM's and XGBoost's own TreeSHAP, and the graph equals the trees."""
 
 import json
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import onnxruntime as ort
+import pandas as pd
 import pytest
 import xgboost as xgb
 
 from modelyard.contract.errors import InvalidInput
 from modelyard.optimise.contributions import explain_trees
 from modelyard.optimise.convert import forest_to_onnx
-from modelyard.optimise.trees import Forest, float32_at_or_below, read_lightgbm, read_xgboost, thresholds
+from modelyard.optimise.trees import (
+    Forest,
+    float32_at_or_below,
+    read_lightgbm,
+    read_xgboost,
+    splits,
+    thresholds,
+    xgboost_categories,
+)
 from modelyard.runtimes.contributions import TreeContributions
 
 ROWS, LEVELS = 900, 7
@@ -93,9 +103,10 @@ def test_lightgbm_as_a_graph_is_exact(booster: lgb.Booster) -> None:
     np.testing.assert_allclose(found, booster.predict(rows), atol=1e-6)
 
 
-def test_xgboost_is_explained_and_written_exactly() -> None:
+@pytest.mark.parametrize("kind", [{}, {"booster": "dart", "rate_drop": 0.5}], ids=["gbtree", "dart"])
+def test_xgboost_is_explained_and_written_exactly(kind: dict[str, Any]) -> None:
     matrix = make_rows(0)
-    model = xgb.XGBClassifier(n_estimators=30, max_depth=4, n_jobs=1).fit(matrix, make_outcome(matrix))
+    model = xgb.XGBClassifier(n_estimators=30, max_depth=4, n_jobs=1, **kind).fit(matrix, make_outcome(matrix))
     booster = model.get_booster()
     forest = read_xgboost(json.loads(booster.save_raw("json")))
     rows = probing_rows(forest)
@@ -105,6 +116,42 @@ def test_xgboost_is_explained_and_written_exactly() -> None:
     session = ort.InferenceSession(forest_to_onnx(forest), providers=["CPUExecutionProvider"])
     (found,) = session.run(["probability"], {"rows": rows})
     np.testing.assert_allclose(found, model.predict_proba(rows)[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("one_by_one", [1, 99], ids=["sets of categories", "one category at a time"])
+def test_xgboost_with_categories_is_explained_and_written_exactly(one_by_one: int) -> None:
+    rng = np.random.default_rng(0)
+    levels = [f"level {number}" for number in range(9)]
+    frame = pd.DataFrame({"x": rng.normal(size=800), "c": pd.Categorical(rng.choice(levels, 800), categories=levels)})
+    frame.loc[::6, "c"] = None
+    y = (frame.x > 0) ^ frame.c.isin(levels[::2]) ^ (rng.random(800) < 0.1)
+    model = xgb.XGBClassifier(
+        n_estimators=20, max_depth=4, n_jobs=1, enable_categorical=True, max_cat_to_onehot=one_by_one
+    ).fit(frame, y)
+    saved = json.loads(model.get_booster().save_raw("json"))
+    assert xgboost_categories(saved) == {1: tuple(levels)}
+    forest = read_xgboost(saved)
+    assert {split.missing_left for split in splits(forest) if split.codes is not None} == {True, False}
+    codes = frame.c.cat.codes.to_numpy()
+    rows = np.column_stack([frame.x, np.where(codes < 0, np.nan, codes)]).astype(np.float32)
+    (found,) = ort.InferenceSession(forest_to_onnx(forest)).run(["probability"], {"rows": rows})
+    np.testing.assert_allclose(found, model.predict_proba(frame)[:, 1], atol=1e-6)
+    tables = explain_trees(forest)
+    assert tables is not None
+    wanted = model.get_booster().predict(xgb.DMatrix(frame, enable_categorical=True), pred_contribs=True)
+    np.testing.assert_allclose(tables.of(rows), wanted, atol=1e-4)
+
+
+def test_a_random_forest_of_lightgbm_is_the_mean_of_its_trees() -> None:
+    rows = make_rows(0)
+    parameters = {"objective": "binary", "boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.5}
+    booster = lgb.train(parameters | {"verbosity": -1, "num_threads": 1}, lgb.Dataset(rows, make_outcome(rows)), 20)
+    forest = read_lightgbm(booster.dump_model())
+    (found,) = ort.InferenceSession(forest_to_onnx(forest)).run(["probability"], {"rows": rows})
+    np.testing.assert_allclose(found, booster.predict(rows), atol=1e-6)
+    tables = explain_trees(forest)
+    assert tables is not None
+    np.testing.assert_allclose(tables.of(rows) * 20, booster.predict(rows, pred_contrib=True), atol=1e-4)
 
 
 def test_trees_too_deep_for_tables_are_not_explained() -> None:

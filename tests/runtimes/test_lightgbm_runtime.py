@@ -46,6 +46,7 @@ def test_a_file_is_kept_as_it_was_brought_and_answers_the_same(tmp_path: Path) -
     [
         (lgb.LGBMClassifier(**SMALL), BAD),
         (lgb.LGBMClassifier(**SMALL, sigmoid=0.5), BAD),  # its raw scores are not log-odds
+        (lgb.LGBMClassifier(**SMALL, boosting_type="rf", bagging_freq=1, bagging_fraction=0.5), BAD),  # a mean
         (lgb.LGBMClassifier(**SMALL), WHOLE.age % 3),
         (lgb.LGBMRegressor(**SMALL), WHOLE.income),
         (lgb.LGBMRegressor(**SMALL, objective="poisson"), WHOLE.income),  # no conversion reads it

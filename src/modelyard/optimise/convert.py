@@ -19,6 +19,7 @@ OPSET = 18
 ML_OPSET = 3
 IR_VERSION = 9
 _MISSING_RIGHT, _MISSING_LEFT = 0, 1
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def forest_to_onnx(forest: Forest) -> bytes:
@@ -106,18 +107,18 @@ def _write_tree(
         yes = free
         free += 1
         todo.append((node.left, yes))
-        questions = _questions(node)
-        for index, (mode, value) in enumerate(questions):
+        for mode, value, missing in _questions(node):
             no = free
             free += 1
-            # Only the last question of a chain may send a missing value to the yes; the others pass it on.
-            missing = int(node.missing_left and index == len(questions) - 1)
             rows.append((tree, number, node.feature, value, mode, yes, no, missing))
             number = no
         todo.append((node.right, number))
 
 
-def _questions(node: Split) -> list[tuple[str, float]]:
-    if node.codes is not None:
-        return [("BRANCH_EQ", float(code)) for code in sorted(node.codes)]
-    return [("BRANCH_LEQ", float(node.threshold))]  # type: ignore[arg-type]
+def _questions(node: Split) -> list[tuple[str, float, int]]:
+    """What is asked one after the other, and whether a missing value says yes to it."""
+    if node.codes is None:
+        return [("BRANCH_LEQ", float(node.threshold), int(node.missing_left))]  # type: ignore[arg-type]
+    chain = [("BRANCH_EQ", float(code), _MISSING_RIGHT) for code in sorted(node.codes)]
+    # ONNX Runtime asks a chain of codes as one question, and forgets missing values then: they are asked for before.
+    return [("BRANCH_LEQ", _LOWEST, _MISSING_LEFT), *chain] if node.missing_left else chain

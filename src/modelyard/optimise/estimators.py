@@ -26,9 +26,9 @@ from modelyard.optimise.convert import ML_OPSET, OPSET
 from modelyard.optimise.forest_files import forest_files
 from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
 from modelyard.optimise.graph_forest import read_forest
-from modelyard.optimise.histograms import read_histograms
+from modelyard.optimise.histograms import histogram_categories, read_histograms
 from modelyard.optimise.sample import Sample
-from modelyard.optimise.trees import Forest, answer_of, read_lightgbm, read_xgboost, thresholds
+from modelyard.optimise.trees import Forest, answer_of, read_lightgbm, read_xgboost, thresholds, xgboost_categories
 from modelyard.runtimes.forest import FILE
 from modelyard.runtimes.histograms import is_histogram_boosting, rounded
 from modelyard.runtimes.sklearn import estimator_answers, read_pickle, read_skops
@@ -160,37 +160,38 @@ def _lightgbm(model: Any, sample: Sample, bare: list[str]) -> Brought:
 
 
 def _xgboost(model: Any, bare: list[str]) -> Brought:
-    booster = model if hasattr(model, "save_raw") else _fitted_xgboost(model)
-    saved = json.loads(booster.save_raw("json"))
+    best = best_booster(model)
+    saved = json.loads(best.save_raw("json"))
     objective = saved["learner"]["objective"]["name"]
     width = int(saved["learner"]["learner_model_param"]["num_feature"])
     columns = _columns(list(saved["learner"].get("feature_names") or ()), width, bare)
     task: Task = (
         "binary" if objective == "binary:logistic" else "multiclass" if objective.startswith("multi:") else "regression"
     )
+    # Of all rounds: a booster that is cut to its best ones has lost the names.
+    whole = saved if best is model else json.loads(model.get_booster().save_raw("json"))
+    categories = {columns[feature]: (levels, False) for feature, levels in xgboost_categories(whole).items()}
     forest, unreadable = None, ""
     try:
-        forest = read_xgboost(_best(model, booster, saved))
+        forest = read_xgboost(saved)
     except InvalidInput as error:
-        unreadable = str(error) if not hasattr(model, "get_params") else ""
+        unreadable = str(error) if not hasattr(model, "get_params") or categories else ""
     classes = tuple(str(name) for name in getattr(model, "classes_", ())) if task != "regression" else ()
     classes = classes or _numbered(task, int(saved["learner"]["learner_model_param"]["num_class"]))
-    return Brought(model, "xgboost", task, columns, classes, {}, forest, unreadable)
+    return Brought(model, "xgboost", task, columns, classes, categories, forest, unreadable)
+
+
+def best_booster(model: Any) -> Any:
+    """The trees that an XGBoost model predicts with: estimators that stopped early use those up to the best round."""
+    if hasattr(model, "save_raw"):
+        return model
+    booster = _fitted_xgboost(model)
+    return booster[: model.best_iteration + 1] if hasattr(model, "best_iteration") else booster
 
 
 def _numbered(task: Task, count: int) -> tuple[str, ...]:
     """The classes of a booster, which knows them by number only."""
     return {"binary": ("0", "1"), "multiclass": tuple(map(str, range(count)))}.get(task, ())
-
-
-def _best(model: Any, booster: Any, saved: dict[str, Any]) -> dict[str, Any]:
-    """The trees that the model predicts with: after early stopping the estimators use those up to the best round."""
-    best = getattr(model, "best_iteration", None) if hasattr(model, "get_params") and _stopped(model) else None
-    return saved if best is None else dict(json.loads(booster[: best + 1].save_raw("json")))
-
-
-def _stopped(model: Any) -> bool:
-    return bool(getattr(model, "early_stopping_rounds", None))
 
 
 def _sklearn(model: Any, bare: list[str]) -> Brought:
@@ -205,10 +206,12 @@ def _sklearn(model: Any, bare: list[str]) -> Brought:
     else:
         classes, task = (), "regression"
     model, forest = rounded(model), None
+    categories = dict(_encoded_columns(model, columns))
     if is_histogram_boosting(model):
+        categories |= {columns[feature]: (levels, True) for feature, levels in histogram_categories(model).items()}
         with contextlib.suppress(InvalidInput):  # the converter is the other way
             forest = read_histograms(model)
-    return Brought(model, "sklearn", task, columns, classes, dict(_encoded_columns(model, columns)), forest)
+    return Brought(model, "sklearn", task, columns, classes, categories, forest)
 
 
 def _fitted(model: Any, attribute: str) -> Any:
@@ -275,11 +278,9 @@ def _original(brought: Brought, contract: Contract) -> Callable[[Matrix], NDArra
     if brought.framework == "lightgbm":
         booster = model if hasattr(model, "dump_model") else model.booster_
         return lambda rows: np.asarray(booster.predict(rows))
-    if brought.framework == "xgboost" and not hasattr(model, "get_params"):
-        import xgboost
-
-        names = model.feature_names
-        return lambda rows: np.asarray(model.predict(xgboost.DMatrix(rows, feature_names=names)))
+    if brought.framework == "xgboost" and (brought.categories or not hasattr(model, "get_params")):
+        best = best_booster(model)
+        return lambda rows: np.asarray(best.predict(_coded(best, rows)))
 
     def answer(rows: Matrix) -> NDArray[np.floating]:
         table = _named(model, rows) if brought.framework == "xgboost" else rows
@@ -287,6 +288,15 @@ def _original(brought: Brought, contract: Contract) -> Callable[[Matrix], NDArra
         return both[:, 1] if brought.task == "binary" and both.ndim == 2 else both
 
     return answer
+
+
+def _coded(booster: Any, rows: Matrix) -> Any:
+    """Rows as a booster takes them, categories as their codes."""
+    import xgboost
+
+    return xgboost.DMatrix(
+        rows, feature_names=booster.feature_names, feature_types=booster.feature_types, enable_categorical=True
+    )
 
 
 def _named(model: Any, rows: Matrix) -> Any:

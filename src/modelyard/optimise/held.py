@@ -10,7 +10,6 @@ import datetime
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +20,7 @@ from modelyard.contract.errors import InvalidInput, NotFound
 from modelyard.contract.features import Contract
 from modelyard.contract.names import check_name
 from modelyard.contract.signature import Signature, TensorSpec
-from modelyard.optimise.estimators import Brought, selects_columns
+from modelyard.optimise.estimators import Brought, best_booster, selects_columns
 from modelyard.optimise.parity import edge_rows, prove
 from modelyard.optimise.sample import Sample, probe_rows
 from modelyard.runtimes import conformance
@@ -57,16 +56,6 @@ def file_of(brought: Brought, path: Path | None, trust: bool) -> tuple[str, byte
         data = skops.io.dumps(model)
         read_skops(data, trust)
     return "model.skops", data, bool(untrusted_types(data))
-
-
-def best_booster(model: Any) -> Any:
-    """The trees that an XGBoost model predicts with: after early stopping those up to the best round."""
-    if not hasattr(model, "get_booster"):
-        return model
-    booster = model.get_booster()
-    if getattr(model, "early_stopping_rounds", None):
-        return booster[: model.best_iteration + 1]
-    return booster
 
 
 def package_held(

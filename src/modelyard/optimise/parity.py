@@ -43,8 +43,9 @@ def prove(
     """The proof that `runtime` answers as `original` on all rows: in batches and, for some, one by one.
 
     matrix, edge_rows: finished rows, float32[n, features]; both sides see the very same float32 values. A difference is
-    counted absolutely up to answers of size one (all probabilities), relatively above. alone: whether a row gets the
-    same answer alone as among others; else both sides are asked alone. Raises ParityFailed with the largest difference.
+    counted against the answer's size, or the median size of the answers to `matrix` where that is larger, and at least
+    against one: absolutely for all probabilities. alone: whether a row gets the same answer alone as among others;
+    else both sides are asked alone. Raises ParityFailed with the largest difference.
     """
     return compare(original, lambda rows: runtime.predict({"rows": rows})[output], matrix, edge_rows, tolerance, alone)
 
@@ -77,12 +78,13 @@ def compare(
     if not len(rows):
         raise ParityFailed("parity needs at least one row; give a sample")
     wanted = np.asarray(original(rows), dtype=np.float64)
-    worst = _difference(wanted, np.asarray(packaged(rows), dtype=np.float64), len(matrix), tolerance)
+    usual = _usual_size(wanted[: len(matrix)])
+    worst = _difference(wanted, np.asarray(packaged(rows), dtype=np.float64), usual, len(matrix), tolerance)
     for row in np.unique(np.linspace(0, len(rows) - 1, 50).astype(int)):
         single = rows[row : row + 1]
         one = np.asarray(packaged(single), dtype=np.float64)
         same = wanted[row : row + 1] if alone else np.asarray(original(single), dtype=np.float64)
-        worst = max(worst, _difference(same, one, len(matrix) - row, tolerance))
+        worst = max(worst, _difference(same, one, usual, len(matrix) - row, tolerance))
     return Parity(rows=len(rows), edge_rows=len(edge_rows), tolerance=tolerance, max_error=worst)
 
 
@@ -109,14 +111,28 @@ def edge_rows(contract: Contract, typical: Matrix, cuts: Mapping[int, Sequence[f
     return encoder.finish(np.unique(np.array(rows, dtype=np.float32), axis=0))
 
 
-def _difference(wanted: NDArray[np.float64], got: NDArray[np.float64], ordinary: int, tolerance: float) -> float:
+def _usual_size(answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median size of ordinary answers, for each number of an answer; at least one.
+
+    A sum of float32 is as exact as what is added: an answer near zero is no more exact than its neighbours.
+    """
+    if not len(answers):
+        return np.ones(1)
+    sizes = np.where(np.isfinite(answers), np.abs(answers), 0.0)
+    usual: NDArray[np.float64] = np.maximum(1.0, np.median(sizes, axis=0))
+    return usual
+
+
+def _difference(
+    wanted: NDArray[np.float64], got: NDArray[np.float64], usual: NDArray[np.float64], ordinary: int, tolerance: float
+) -> float:
     if wanted.shape != got.shape:
         raise ParityFailed(f"the packaged model answers shape {got.shape} where the original answers {wanted.shape}")
     if not np.array_equal(np.isfinite(wanted), np.isfinite(got)):
         raise ParityFailed("the packaged model and the original differ in which rows have a finite answer")
     finite = np.isfinite(wanted)
     target = np.where(finite, wanted, 0.0)
-    errors = np.abs(target - np.where(finite, got, 0.0)) / np.maximum(1.0, np.abs(target))
+    errors = np.abs(target - np.where(finite, got, 0.0)) / np.maximum(usual, np.abs(target))
     worst = float(errors.max(initial=0.0))
     if worst > tolerance:
         off = np.flatnonzero(errors.reshape(len(errors), -1).max(axis=1) > tolerance)

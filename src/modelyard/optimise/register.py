@@ -1,8 +1,8 @@
 """Bring your own model: convert it, prove it equal, package it; or say why not.
 
 The rule of equality: original and package both see the sample's rows, rows mixed from its values, and edge rows, all
-rounded to float32 as every caller's rows are. Their answers may differ by 1e-5, absolutely up to size one and
-relatively above.
+rounded to float32 as every caller's rows are. Their answers may differ by 1e-5: of one, of the answer, or of the median
+answer to the sample, whichever is largest.
 """
 
 from __future__ import annotations
@@ -357,6 +357,6 @@ def _samples(
         card += (
             f"\nParity with the original: {manifest.parity.rows} rows, {manifest.parity.edge_rows} of them edge rows, "
             f"largest difference {manifest.parity.max_error:.2g} (allowed {manifest.parity.tolerance:.0e}, relative "
-            "above one).\n"
+            "to answers above one).\n"
         )
     return {"samples.json": msgspec.json.encode(entries) + b"\n", "card.md": card.encode()}

@@ -95,9 +95,7 @@ def _column(values: pl.Series, column: Column, known: tuple[tuple[str, ...], boo
     if column.kind == "category":
         return _category(values, column, known)
     if known is not None:  # categories that are spelt as numbers in the sample
-        return _category(
-            values.cast(pl.String), msgspec.structs.replace(column, kind="category", minimum=None, maximum=None), known
-        )
+        return _category(values.cast(pl.String), column, known)
     seen = values.drop_nulls()
     if column.kind == "boolean" or not len(seen):
         return column
@@ -123,5 +121,10 @@ def _category(values: pl.Series, column: Column, known: tuple[tuple[str, ...], b
     if len(categories) > MAX_LEVELS:
         raise InvalidInput(f"column {column.name!r} has more than {MAX_LEVELS} categories; encode it as numbers first")
     return msgspec.structs.replace(
-        column, categories=tuple(c for c in categories if c), unseen="missing" if takes_others else "refuse"
+        column,
+        kind="category",
+        minimum=None,
+        maximum=None,
+        categories=tuple(c for c in categories if c),
+        unseen="missing" if takes_others else "refuse",
     )

@@ -6,6 +6,7 @@ Every condition is exact for float32 rows: a threshold is the largest float32 at
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -58,7 +59,7 @@ _IDENTITY = ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
 def read_lightgbm(dump: dict[str, Any]) -> Forest:
     """The forest of a LightGBM `Booster.dump_model()` of a binary classifier or a plain regression.
 
-    Raises InvalidInput for what is not exact here: other objectives, linear leaves, zero as missing, averaged output.
+    Raises InvalidInput for what is not exact here: other objectives, linear leaves, zero as missing.
     """
     objective = str(dump.get("objective", "")).split(" ")
     if objective[0] == "binary" and all(part == "sigmoid:1" for part in objective[1:]):
@@ -67,57 +68,82 @@ def read_lightgbm(dump: dict[str, Any]) -> Forest:
         link = "identity"
     else:
         raise InvalidInput(f"the LightGBM objective {objective[0] or 'none'!r} is not read tree by tree")
-    if dump.get("average_output"):
-        raise InvalidInput("a LightGBM random forest averages its trees; only boosted trees are read")
-    trees = tuple(_lightgbm_node(tree["tree_structure"]) for tree in dump["tree_info"])
+    part = 1 / len(dump["tree_info"]) if dump.get("average_output") else 1.0  # a random forest is the trees' mean
+    trees = tuple(_lightgbm_node(tree["tree_structure"], part) for tree in dump["tree_info"])
     return Forest(trees, int(dump["max_feature_idx"]) + 1, link=link)
 
 
 def read_xgboost(saved: dict[str, Any]) -> Forest:
     """The forest of an XGBoost model saved as JSON: a binary classifier or a squared-error regression.
 
-    Raises InvalidInput for what is not exact here: other objectives or boosters, categorical splits.
+    Raises InvalidInput for what is not exact here: other objectives or boosters.
     """
     learner = saved["learner"]
     objective = learner["objective"]["name"]
     if objective not in ("binary:logistic", "reg:squarederror", "reg:logistic"):
         raise InvalidInput(f"the XGBoost objective {objective!r} is not read tree by tree")
     booster = learner["gradient_booster"]
-    if booster["name"] != "gbtree":
+    if booster["name"] not in ("gbtree", "dart"):
         raise InvalidInput(f"the XGBoost booster {booster['name']!r} is not read tree by tree")
+    trees = _xgboost_trees(booster)["trees"]
+    parts = booster.get("weight_drop") or [1.0] * len(trees)  # dart: how much of each tree counts
     score = float(str(learner["learner_model_param"]["base_score"]).strip("[]"))
     logistic = objective != "reg:squarederror"
     return Forest(
-        tuple(_xgboost_node(tree, 0) for tree in booster["model"]["trees"]),
+        tuple(_xgboost_node(tree, _xgboost_codes(tree), part, 0) for tree, part in zip(trees, parts, strict=True)),
         int(learner["learner_model_param"]["num_feature"]),
         math.log(score / (1 - score)) if logistic else score,
         "logistic" if logistic else "identity",
     )
 
 
-def _xgboost_node(tree: dict[str, Any], at: int) -> Node:
+def xgboost_categories(saved: dict[str, Any]) -> dict[int, tuple[str, ...]]:
+    """Feature -> its categories, in the order of their codes, of an XGBoost model saved as JSON.
+
+    None of a feature that was trained on codes without names.
+    """
+    found = {}
+    trees = _xgboost_trees(saved["learner"]["gradient_booster"])
+    for feature, column in enumerate(trees.get("cats", {}).get("enc", ())):
+        values, offsets = column["values"], column.get("offsets")
+        if values and offsets:
+            texts = [bytes(values[start:end]).decode() for start, end in itertools.pairwise(offsets)]
+        else:
+            texts = [str(value) for value in values]
+        if texts:
+            found[feature] = tuple(texts)
+    return found
+
+
+def _xgboost_trees(booster: dict[str, Any]) -> dict[str, Any]:
+    """The part of a saved booster that holds its trees; without any if it is linear."""
+    return dict(booster.get("gbtree", booster).get("model", {}))
+
+
+def _xgboost_codes(tree: dict[str, Any]) -> dict[int, frozenset[int]]:
+    """Node -> the codes that it asks for."""
+    parts = zip(tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True)
+    return {node: frozenset(tree["categories"][start : start + size]) for node, start, size in parts}
+
+
+def _xgboost_node(tree: dict[str, Any], codes: dict[int, frozenset[int]], part: float, at: int) -> Node:
     cover = float(tree["sum_hessian"][at])
     if tree["left_children"][at] == -1:
-        return Leaf(float(tree["split_conditions"][at]), cover)
-    if tree["split_type"][at]:
-        raise InvalidInput("categorical splits of XGBoost are not read; encode the column first")
+        return Leaf(part * float(tree["split_conditions"][at]), cover)
+    left, right = (_xgboost_node(tree, codes, part, tree[side][at]) for side in ("left_children", "right_children"))
+    feature, missing_left = int(tree["split_indices"][at]), bool(tree["default_left"][at])
+    if tree["split_type"][at]:  # XGBoost sends the codes that it lists to the right
+        return Split(feature, right, left, cover, codes=codes[at], missing_left=not missing_left)
     # XGBoost asks x < t; for float32 that is x <= the float32 below t.
     threshold = np.nextafter(np.float32(tree["split_conditions"][at]), np.float32(-np.inf))
-    return Split(
-        feature=int(tree["split_indices"][at]),
-        left=_xgboost_node(tree, tree["left_children"][at]),
-        right=_xgboost_node(tree, tree["right_children"][at]),
-        cover=cover,
-        threshold=float(threshold),
-        missing_left=bool(tree["default_left"][at]),
-    )
+    return Split(feature, left, right, cover, threshold=float(threshold), missing_left=missing_left)
 
 
-def _lightgbm_node(node: dict[str, Any]) -> Node:
+def _lightgbm_node(node: dict[str, Any], part: float) -> Node:
     if "split_index" not in node:
         if "leaf_coeff" in node:
             raise InvalidInput("linear leaves are not read")
-        return Leaf(float(node["leaf_value"]), float(node.get("leaf_count", 1)))
+        return Leaf(part * float(node["leaf_value"]), float(node.get("leaf_count", 1)))
     threshold, codes = None, None
     if node["decision_type"] == "==":
         codes = frozenset(int(code) for code in str(node["threshold"]).split("||"))
@@ -132,8 +158,8 @@ def _lightgbm_node(node: dict[str, Any]) -> Node:
         raise InvalidInput(f"the split {node['decision_type']!r} is not read")
     return Split(
         feature=int(node["split_feature"]),
-        left=_lightgbm_node(node["left_child"]),
-        right=_lightgbm_node(node["right_child"]),
+        left=_lightgbm_node(node["left_child"], part),
+        right=_lightgbm_node(node["right_child"], part),
         cover=float(node["internal_count"]),
         threshold=threshold,
         codes=codes,

@@ -30,6 +30,8 @@ class LightGbmRuntime:
         head = artifact.read(FILE)[:100_000].decode(errors="replace")
         slope = re.search(r"^objective=binary sigmoid:(\S+)", head, re.MULTILINE)
         self._slope = float(slope[1]) if slope else 1.0
+        if re.search(r"^average_output$", head, re.MULTILINE):  # contributions are of the sum, answers of the mean
+            self._slope /= self._booster.num_trees()
 
     def predict(self, inputs: Tensors) -> Tensors:
         """See `Runtime.predict`."""
