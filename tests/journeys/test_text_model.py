@@ -25,7 +25,7 @@ def test_a_folder_is_registered_deployed_and_called(tmp_path: Path) -> None:
     assert "--sample" in refused.stderr
     refused = product.run("models", "register", str(hub / "model.onnx"), "--name", "words", "--truncate", expect=1)
     assert "--truncate" in refused.stderr
-    refused = product.run("models", "register", str(hub / "model.onnx"), "--name", "words", expect=1)
+    refused = product.run("models", "register", str(hub / "tokenizer.json"), "--name", "words", expect=1)
     assert "--sample is missing" in refused.stderr
 
     product.run("deploy", "words", "--version", "1")

@@ -43,7 +43,7 @@ def add(verbs: Any) -> None:
     forms = ".onnx, .skops, LightGBM .txt, XGBoost .json or .ubj, the folder of a text encoder, PACKAGE:CLASS, …"
     register.add_argument("file", type=Path, metavar="FILE", help=forms)
     register.add_argument("--name", required=True, metavar="NAME", help="of the model")
-    register.add_argument("--sample", type=Path, metavar="TABLE", help="rows that it takes; a text encoder needs none")
+    register.add_argument("--sample", type=Path, metavar="TABLE", help="rows that it takes; not for tensors or texts")
     register.add_argument("--target", metavar="COLUMN", help="of the sample: what the model predicts")
     register.add_argument("--runtime", choices=("onnx", "native"), help="convert it, or serve it as it is (onnx)")
     register.add_argument("--files", type=Path, metavar="DIR", help="of PACKAGE:CLASS: the folder for its `setup`")
@@ -171,6 +171,9 @@ def run_register(context: Context) -> int:
         context.console.json(described(find_version(name, number)))
     else:
         context.console.say("registered", model=name, version=number)
+        if manifest.task == "tensor" and args.file.suffix.lower() == ".onnx" and not args.sample:
+            inputs = ", ".join(f"{one.name} {one.datatype} {[*one.shape]}" for one in manifest.signature.inputs)
+            context.console.note("takes_tensors", inputs=inputs)
         context.console.note("next_deploy", model=name)
     return Exit.OK
 
@@ -209,7 +212,7 @@ def _packaged_table(args: Any) -> tuple[Manifest, dict[str, bytes]]:
 
     if args.truncate or args.max_length is not None:
         raise InvalidInput("--truncate and --max-length are for the folder of a text encoder")
-    if not args.sample:
+    if not args.sample and args.file.suffix.lower() != ".onnx":
         raise InvalidInput("--sample is missing: a table file with some rows that the model takes")
     runtime: Any = args.runtime or "onnx"
     return package_model(args.file, args.sample, args.name, args.target, trust=args.trust, runtime=runtime)

@@ -59,6 +59,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "held_out": ("on rows it never saw", "在未参与训练的数据上"),
     "next_deploy": ("next: modelyard deploy {model}", "下一步：modelyard deploy {model}"),
     "registered": ("{model} version {version} is registered", "{model} 版本 {version} 已注册"),
+    "takes_tensors": (
+        "it takes tensors as they are: {inputs}; if they are columns of a table, register it with --sample",
+        "它直接接收张量：{inputs}；如果输入是表格的列，请用 --sample 注册",
+    ),
     "composed_before": (
         "its own small model is registered too: {model}",
         "其自身的小模型也已注册：{model}",

@@ -63,7 +63,7 @@ def read_graph(data: bytes) -> Graph:
         same = _with_probability(model, session)
         session = open_session(model.SerializeToString())
     inputs = tuple(_input(tensor) for tensor in session.get_inputs())
-    outputs = tuple(_output(tensor) for tensor in session.get_outputs())
+    outputs = tuple(map(tensor_spec, session.get_outputs()))
     return Graph(model.SerializeToString(), inputs, outputs, task, same, classes)
 
 
@@ -102,6 +102,23 @@ def open_session(data: bytes) -> ort.InferenceSession:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise InvalidInput(f"ONNX Runtime refuses this model: {str(error).splitlines()[0][:200]}") from None
+
+
+def tensor_spec(tensor: ort.NodeArg) -> TensorSpec:
+    """An input or output of a graph; its first dimension is the rows. Raises InvalidInput for what is not served."""
+    if not tensor.type.startswith("tensor("):
+        raise InvalidInput(f"{tensor.name!r} is a {tensor.type}, not a tensor")
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
+    if not tensor.shape:
+        raise InvalidInput(f"{tensor.name!r} has no rows: it is a single value")
+    try:
+        datatype = datatype_of(np.dtype(kind))
+    except (KeyError, TypeError):
+        raise InvalidInput(f"{tensor.name!r} is of type {tensor.type}, which is not served") from None
+    return TensorSpec(
+        tensor.name, datatype, tuple(s if isinstance(s, int) and at else -1 for at, s in enumerate(tensor.shape))
+    )
 
 
 def _refuse_foreign(model: onnx.ModelProto) -> None:
@@ -213,15 +230,4 @@ def _input(tensor: ort.NodeArg) -> TensorSpec:
         raise InvalidInput(
             f"the input {tensor.name!r} has {len(tensor.shape)} dimensions; rows feed inputs of one or two"
         )
-    return _spec(tensor)
-
-
-def _output(tensor: ort.NodeArg) -> TensorSpec:
-    return _spec(tensor)
-
-
-def _spec(tensor: ort.NodeArg) -> TensorSpec:
-    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
-    kind = {"float": "float32", "double": "float64", "string": "object", "float16": "float16"}.get(kind, kind)
-    shape = tuple(size if isinstance(size, int) and at else -1 for at, size in enumerate(tensor.shape))
-    return TensorSpec(tensor.name, datatype_of(np.dtype(kind)), shape)
+    return tensor_spec(tensor)

@@ -29,11 +29,13 @@ from modelyard.contract.signature import Signature, TensorSpec
 from modelyard.contract.tensor import Matrix
 from modelyard.data.rows import json_rows
 from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
+from modelyard.optimise.free_rows import with_free_rows
 from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
 from modelyard.optimise.graph_forest import GraphForest, read_forest
 from modelyard.optimise.held import file_of, package_held
 from modelyard.optimise.parity import TOLERANCE, ParityFailed, edge_rows, prove, prove_ways
 from modelyard.optimise.sample import Sample, probe_rows, read_sample, sample_contract
+from modelyard.optimise.tensors import package_tensors
 from modelyard.optimise.trees import thresholds
 from modelyard.runtimes import conformance
 from modelyard.runtimes.answers import answer_name
@@ -76,22 +78,25 @@ def package_model(
 
     model: a file (.onnx, LightGBM .txt, XGBoost .json or .ubj, .skops, and with `trust` a pickle), ONNX bytes, or a
     fitted scikit-learn, LightGBM or XGBoost estimator; or the folder of a text encoder, which needs no sample (None).
-    sample: rows that it takes, as a frame or a file; its column `target`, if named, is not a feature. runtime: convert
-    it to ONNX, or keep it `native`, as it is, to be served by its own framework in model workers. Raises InvalidInput
+    sample: rows that it takes, as a frame or a file; its column `target`, if named, is not a feature. Without one an
+    ONNX graph takes tensors as they are: images, token ids, whatever is no column of a table. runtime: convert it
+    to ONNX, or keep it `native`, as it is, to be served by its own framework in model workers. Raises InvalidInput
     or ParityFailed with the reason, NotFound for a missing file.
     """
     check_name("model", name)
     if isinstance(model, str | Path) and Path(model).is_dir():
         return _package_text(Path(model), sample, name, target)
+    data = _onnx_bytes(model)
+    if data is not None and runtime == "native":
+        raise InvalidInput("an ONNX graph is served by ONNX Runtime; leave --runtime native out")
+    if sample is None:
+        return _package_tensors(model, data, name, target)
     rows = read_sample(sample)
     if target is not None and target not in rows.table.columns:
         raise InvalidInput(f"the sample has no column {target!r} to be the target")
     source = Path(model).name if isinstance(model, str | Path) else type(model).__name__
-    data = _onnx_bytes(model)
     if data is not None:
-        if runtime == "native":
-            raise InvalidInput("an ONNX graph is served by ONNX Runtime; leave --runtime native out")
-        return _package_graph(read_graph(data), data, rows, name, target, source)
+        return _package_graph(read_graph(with_free_rows(data)), data, rows, name, target, source)
     path = Path(model) if isinstance(model, str | Path) else None
     brought = describe_estimator(load_estimator(path, trust) if path is not None else model, rows, target)
     if runtime == "native":
@@ -119,6 +124,16 @@ def _package_text(folder: Path, sample: Any, name: str, target: str | None) -> t
     text = import_module("modelyard.optimise.text")
     packaged: tuple[Manifest, dict[str, bytes]] = text.package_text_model(folder, name)
     return packaged
+
+
+def _package_tensors(
+    model: Any, data: bytes | None, name: str, target: str | None
+) -> tuple[Manifest, dict[str, bytes]]:
+    if data is None:
+        raise InvalidInput("--sample is missing: a table with some rows that the model takes")
+    if target is not None:
+        raise InvalidInput("a graph of tensors has no target; give a sample, if its inputs are columns of a table")
+    return package_tensors(model if isinstance(model, str | Path) else data, name)
 
 
 # --- a graph ----------------------------------------------------------------------------------------------------

@@ -12,22 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import onnxruntime as ort
 
 from modelyard.artifacts.manifest import Lineage, Manifest
 from modelyard.artifacts.store import Shelf
 from modelyard.contract.errors import InvalidInput, ModelyardError, NotFound
 from modelyard.contract.features import Contract
 from modelyard.contract.names import check_name
-from modelyard.contract.signature import Signature, TensorSpec
-from modelyard.contract.tensor import Tensors, datatype_of
-from modelyard.optimise.graph_file import open_session, sound
+from modelyard.contract.signature import Signature
+from modelyard.contract.tensor import Tensors
+from modelyard.optimise.free_rows import FREE_SIZES, with_free_rows
+from modelyard.optimise.graph_file import open_session, tensor_spec
 from modelyard.runtimes import conformance
 from modelyard.runtimes.base import Runtime
 from modelyard.runtimes.catalogue import open_runtime
-
-FREE_SIZES = (32, 48, 8)  # tried for dimensions that are free, when a graph is measured
 
 
 def package_tensors(
@@ -40,10 +37,10 @@ def package_tensors(
     ModelFailed where a promise is broken that serving needs.
     """
     check_name("model", name)
-    source, data = _read(model)
-    sound(data)
+    source, brought = _read(model)
+    data = with_free_rows(brought)
     session = open_session(data)
-    inputs, outputs = (tuple(map(_spec, side)) for side in (session.get_inputs(), session.get_outputs()))
+    inputs, outputs = (tuple(map(tensor_spec, side)) for side in (session.get_inputs(), session.get_outputs()))
     manifest = Manifest(
         model=name,
         task="tensor",
@@ -59,7 +56,8 @@ def package_tensors(
     found = _measured(manifest, files, example)
     manifest = msgspec.structs.replace(manifest, independent_rows=conformance.rows_are_independent(found))
     listed = "".join(f"- {'kept' if one.is_kept else 'broken'}: {one.name} ({one.seen})\n" for one in found)
-    card = f"# {name}\n\nAn ONNX graph that was brought, served as it is.\n\nWhat the conformance kit saw:\n\n{listed}"
+    how = "as it is" if data == brought else "for any number of rows, which changed no answer"
+    card = f"# {name}\n\nAn ONNX graph that was brought, served {how}.\n\nWhat the conformance kit saw:\n\n{listed}"
     return manifest, files | {"card.md": card.encode()}
 
 
@@ -78,22 +76,6 @@ def _read(model: str | Path | bytes) -> tuple[str, bytes]:
     if not path.is_file():
         raise NotFound(f"there is no file {path.name!r}; check the path")
     return path.name, path.read_bytes()
-
-
-def _spec(tensor: ort.NodeArg) -> TensorSpec:
-    if not tensor.type.startswith("tensor("):
-        raise InvalidInput(f"{tensor.name!r} is a {tensor.type}, not a tensor")
-    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
-    kind = {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
-    if not tensor.shape:
-        raise InvalidInput(f"{tensor.name!r} has no rows: it is a single value")
-    try:
-        datatype = datatype_of(np.dtype(kind))
-    except (KeyError, TypeError):
-        raise InvalidInput(f"{tensor.name!r} is of type {tensor.type}, which is not served") from None
-    return TensorSpec(
-        tensor.name, datatype, tuple(s if isinstance(s, int) and at else -1 for at, s in enumerate(tensor.shape))
-    )
 
 
 def _takes(runtime: Runtime, inputs: Tensors) -> bool:

@@ -6,8 +6,11 @@ each column, strings included: the matrix is then taken apart here, codes becomi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from modelyard.artifacts.store import Artifact
 from modelyard.contract.errors import InvalidInput
@@ -35,6 +38,7 @@ class OnnxRuntime:
         self._session = open_session(artifact, threads)
         is_table = artifact.manifest.signature.layout != "tensors"
         self._feed = _feed(self._session, artifact.manifest.contract.features) if is_table else None
+        self._takes_one_row = all(tensor.shape[:1] == [1] for tensor in self._session.get_inputs())
         names = [output.name for output in self._session.get_outputs()]
         self._explains = "contributions" in names
         self._outputs = [name for name in names if name != "contributions"]
@@ -42,8 +46,15 @@ class OnnxRuntime:
 
     def predict(self, inputs: Tensors) -> Tensors:
         """Every output of the graph but its explanation; see `Runtime.predict`."""
-        values = self._session.run(self._outputs, inputs if self._feed is None else self._feed(inputs["rows"]))
+        feeds = inputs if self._feed is None else self._feed(inputs["rows"])
+        values = self._row_by_row(feeds) if self._takes_one_row else self._session.run(self._outputs, feeds)
         return dict(zip(self._outputs, values, strict=True))
+
+    def _row_by_row(self, feeds: Tensors) -> list[NDArray[Any]]:
+        count = len(next(iter(feeds.values())))
+        rows = [{name: values[at : at + 1] for name, values in feeds.items()} for at in range(count)]
+        answers = [self._session.run(self._outputs, row) for row in rows]
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
     def contributions(self, inputs: Tensors) -> Matrix | None:
         """See `Runtime.contributions`."""
