@@ -15,7 +15,7 @@ from modelyard.contract.tensor import Tensors
 from modelyard.optimise.graph_file import open_session, sound, tensor_spec
 from modelyard.runtimes.conformance import random_tensors
 
-TOLERANCE = 1e-5  # absolute up to answers of one, relative above, as everywhere
+TOLERANCE = 1e-4  # a deep network sums in another order for several rows; answers that are mixed up differ by far more
 FREE_SIZES = (32, 48, 8)  # tried for dimensions that are free
 _TRIED = 3  # rows, of a graph for one
 
