@@ -197,7 +197,8 @@ def test_a_shadow_is_held_besides_and_never_answers(three: Home) -> None:
     deploy("scores", 3, by="test")
     assert [held.version for held in planned(three).versions] == [1, 2, 3]
     assert planned(three).shadow == Shadow(2, 25)
-    set_shadow("scores", None, by="test")
+    stood = set_shadow("scores", None, by="test").revision
+    assert set_shadow("scores", None, by="test").revision == stood, "what stands already changes nothing"
     assert planned(three).shadow is None
     assert [held.version for held in planned(three).versions] == [1, 3]
 

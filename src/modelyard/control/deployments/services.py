@@ -95,10 +95,12 @@ def set_shadow(
 ) -> Endpoint | Change:
     """Let a version have copies of the endpoint's calls, compared and never answered; None ends it.
 
-    Raises NotFound, InvalidInput, and Conflict if the version answers calls already or would refuse them.
+    What stands already changes nothing. Raises NotFound, InvalidInput, and Conflict if the version answers calls already or would refuse them.
     """
     row = _locked(endpoint, expected)
     wanted = None if shadow is None else _value(shadow, Shadow, "a shadow is a version and 1 to 100 percent")
+    if shadow_of(row) == msgspec.to_builtins(wanted):
+        return row
 
     def act() -> tuple[int | None, dict[str, Any]]:
         details = {"before": shadow_of(row)}
