@@ -53,6 +53,11 @@ def ask(line: Line, path: str, body: Any = b"", method: str = "POST", **headers:
     return line.ask(request(path, body, method, **headers))[0]
 
 
+def test_only_what_may_explain_says_where(line: Line) -> None:
+    told = {name: ask(line, f"/{name}", method="GET").json()["calls"] for name in ("loans", "same")}
+    assert told["loans"].keys() - told["same"].keys() == {"explain"}
+
+
 def fp32(values: list[list[float]], **more: Any) -> dict[str, Any]:
     flat = [value for row in values for value in row]
     return {"inputs": [{"name": "in_FP32", "shape": [len(values), 4], "datatype": "FP32", "data": flat}]} | more

@@ -85,6 +85,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     steps: tuple[str, ...] = ()  # of what is made of several: each is timed, and named where it fails
     in_worker: bool = False  # a member needs a model worker, so the whole is served from one
 
+    @property
+    def may_explain(self) -> bool:
+        """Whether there may be explanations: only a table's probability has contributions."""
+        return bool(self.contract.columns) and any(spec.name == "probability" for spec in self.signature.outputs)
+
     def __post_init__(self) -> None:
         if (self.signature.layout == "tensors") != (not self.contract.columns):
             raise ValueError("a version has a contract with columns, or the layout 'tensors'; not both, not neither")

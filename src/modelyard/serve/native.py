@@ -256,7 +256,7 @@ def describe(route: Route, deployment: Deployment) -> bytes:
         "metrics": manifest.metrics,
         "calls": {
             "predict": f"POST /{route.name}",
-            "explain": f"POST /{route.name}/explain",
+            **({"explain": f"POST /{route.name}/explain"} if manifest.may_explain else {}),
             "feedback": f"POST /{route.name}/feedback",
             "pinned": f"POST /{route.name}/versions/{deployment.version}",
         },

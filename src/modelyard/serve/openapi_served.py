@@ -23,8 +23,8 @@ class Held(msgspec.Struct, frozen=True):
 
     @property
     def explains(self) -> bool:
-        """Whether it may explain: only a table's probability has contributions."""
-        return self.is_table and any(spec.name == "probability" for spec in self.manifest.signature.outputs)
+        """Whether it may explain."""
+        return self.manifest.may_explain
 
 
 class Served(msgspec.Struct, frozen=True):
