@@ -95,7 +95,8 @@ def set_shadow(
 ) -> Endpoint | Change:
     """Let a version have copies of the endpoint's calls, compared and never answered; None ends it.
 
-    What stands already changes nothing. Raises NotFound, InvalidInput, and Conflict if the version answers calls already or would refuse them.
+    What stands already changes nothing. Raises NotFound, InvalidInput, and Conflict if the version answers calls
+    already or would refuse them.
     """
     row = _locked(endpoint, expected)
     wanted = None if shadow is None else _value(shadow, Shadow, "a shadow is a version and 1 to 100 percent")
