@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from modelyard.artifacts.manifest import Lineage, Manifest, Parity
 from modelyard.artifacts.store import Shelf
@@ -99,9 +100,10 @@ def package_model(
         return _package_graph(read_graph(with_free_rows(data)), data, rows, name, target, source)
     path = Path(model) if isinstance(model, str | Path) else None
     brought = describe_estimator(load_estimator(path, trust) if path is not None else model, rows, target)
-    if runtime == "native":
-        return _package_held(brought, path, trust, rows, name, target, source)
-    return _package_estimator(brought, rows, name, target, source)
+    with threadpool_limits(1):  # the original's threads would wait for each other, on a machine that serves meanwhile
+        if runtime == "native":
+            return _package_held(brought, path, trust, rows, name, target, source)
+        return _package_estimator(brought, rows, name, target, source)
 
 
 def _onnx_bytes(model: Any) -> bytes | None:
