@@ -50,12 +50,20 @@ def first_dimension(data: bytes) -> Any:
     ("data", "first"),
     [
         (layer("N"), "N"),
+        (layer(-1), -1),
         (layer(1), "N"),
         (layer(1, [-1, 2]), "N"),
         (layer(1, [1, 2]), 1),  # its shape inside says one row
         (layer(4), "N"),
     ],
-    ids=["free", "one row", "one row, a free shape inside", "one row, and a shape inside says so", "four rows"],
+    ids=[
+        "free",
+        "free as PaddlePaddle writes it",
+        "one row",
+        "one row, a free shape inside",
+        "one row, and a shape inside says so",
+        "four rows",
+    ],
 )
 def test_any_number_of_rows_is_answered_as_each_alone(data: bytes, first: Any, tmp_path: Path) -> None:
     assert first_dimension(with_free_rows(data)) == first

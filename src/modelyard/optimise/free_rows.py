@@ -44,7 +44,7 @@ def _fixed_rows(model: onnx.ModelProto) -> int:
     if not all(given):
         return 0
     first = {dims[0].dim_value for dims in given}
-    return first.pop() if len(first) == 1 else 0
+    return max(first.pop(), 0) if len(first) == 1 else 0  # some exporters write -1 for any number
 
 
 def _freed(model: onnx.ModelProto, fixed: int) -> bytes:
