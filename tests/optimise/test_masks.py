@@ -239,7 +239,7 @@ def test_a_graph_that_answers_otherwise_than_the_tables_fails_the_gate(monkeypat
         moved = Forest(forest.trees, forest.features, forest.base + 0.01, forest.link)
         return files | {"model.onnx": forest_files(moved)["model.onnx"]}
 
-    monkeypatch.setattr("modelyard.optimise.estimators.forest_files", other)
+    monkeypatch.setattr("modelyard.optimise.estimator_graph.forest_files", other)
     with pytest.raises(ParityFailed, match="differs from the original"):
         packaged()
     monkeypatch.setattr(parity, "FILE", "nothing.npz")  # the switch: without the second proof nobody would notice

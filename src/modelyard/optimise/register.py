@@ -29,7 +29,8 @@ from modelyard.contract.names import check_name
 from modelyard.contract.signature import Signature, TensorSpec
 from modelyard.contract.tensor import Matrix
 from modelyard.data.rows import json_rows
-from modelyard.optimise.estimators import Brought, Converted, convert, describe_estimator, load_estimator
+from modelyard.optimise.estimator_graph import Converted, convert
+from modelyard.optimise.estimators import Brought, describe_estimator, load_estimator
 from modelyard.optimise.free_rows import with_free_rows
 from modelyard.optimise.graph_file import Graph, Same, open_session, read_graph
 from modelyard.optimise.graph_forest import GraphForest, read_forest
