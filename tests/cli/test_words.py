@@ -7,11 +7,9 @@ from string import Formatter
 import pytest
 
 import modelyard.cli
-from modelyard.cli.words import STEPS, WORDS
+from modelyard.cli.words import STEPS, WORDS, deployments, models, operation
 
-SOURCES = "\n".join(
-    path.read_text("utf-8") for path in Path(modelyard.cli.__file__).parent.glob("*.py") if path.name != "words.py"
-)
+SOURCES = "\n".join(path.read_text("utf-8") for path in Path(modelyard.cli.__file__).parent.glob("*.py"))
 BY_PATTERN = re.compile(
     r"next_(unreachable|unauthenticated|forbidden)|level_(ok|warn|fail)|key_(active|revoked|expired)"
     r"|change_(waiting|approved|rejected|stale|withdrawn)|state_(queued|running|succeeded|failed|cancelled)"
@@ -33,6 +31,10 @@ def test_both_languages_say_it_with_the_same_values(key: str) -> None:
 @pytest.mark.parametrize("key", WORDS)
 def test_every_sentence_is_used(key: str) -> None:
     assert f'"{key}"' in SOURCES or BY_PATTERN.fullmatch(key)
+
+
+def test_no_sentence_stands_in_two_rooms() -> None:
+    assert len(WORDS) == sum(map(len, (operation.OPERATION, models.MODELS, deployments.DEPLOYMENTS)))
 
 
 def test_every_sentence_that_is_said_exists() -> None:

@@ -12,12 +12,13 @@ import numpy as np
 from modelyard.contract.errors import InvalidInput
 from modelyard.contract.features import Contract
 from modelyard.optimise.convert import ML_OPSET, OPSET
-from modelyard.optimise.estimators import Brought, parts_of, selects_columns, steps_of
+from modelyard.optimise.estimators import Brought, parts_of, selects_columns
 from modelyard.optimise.forest_files import forest_files
 from modelyard.optimise.graph_file import add_second_column, keep_outputs, open_session
 from modelyard.optimise.graph_forest import read_forest
 from modelyard.optimise.trees import Forest, answer_of, thresholds
 from modelyard.runtimes.forest import FILE
+from modelyard.runtimes.histograms import steps_of
 
 
 class Converted(msgspec.Struct, frozen=True):

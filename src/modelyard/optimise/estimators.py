@@ -23,7 +23,7 @@ from modelyard.contract.tensor import Matrix
 from modelyard.optimise.histograms import histogram_categories, read_histograms
 from modelyard.optimise.sample import Sample
 from modelyard.optimise.trees import Forest, read_lightgbm, read_xgboost, xgboost_categories
-from modelyard.runtimes.histograms import is_histogram_boosting, rounded
+from modelyard.runtimes.histograms import is_histogram_boosting, rounded, steps_of
 from modelyard.runtimes.sklearn import estimator_answers, read_pickle, read_skops
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
@@ -239,11 +239,6 @@ def _encoded_columns(model: Any, columns: list[str]) -> list[tuple[str, tuple[tu
 def selects_columns(model: Any) -> bool:
     """Whether a pipeline tells its columns apart."""
     return any(hasattr(step, "transformers_") for step in steps_of(model))
-
-
-def steps_of(model: Any) -> list[Any]:
-    """The steps of a pipeline, or the model alone."""
-    return [step for _, step in getattr(model, "steps", ())] or [model]
 
 
 def parts_of(step: Any) -> list[Any]:

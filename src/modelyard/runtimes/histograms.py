@@ -27,15 +27,16 @@ def rounded(model: Any) -> Any:
     A threshold of infinity, to which every value says yes that is not missing, becomes the largest float32. The same
     object if there is nothing to round, else a copy.
     """
-    if not any(map(is_histogram_boosting, _steps(model))):
+    if not any(map(is_histogram_boosting, steps_of(model))):
         return model
     model = copy.deepcopy(model)
-    for step in filter(is_histogram_boosting, _steps(model)):
+    for step in filter(is_histogram_boosting, steps_of(model)):
         for predictor in (tree for trees in step._predictors for tree in trees):
             nodes = predictor.nodes
             nodes["num_threshold"] = nodes["num_threshold"].clip(-_LARGEST, _LARGEST).astype(np.float32)
     return model
 
 
-def _steps(model: Any) -> list[Any]:
+def steps_of(model: Any) -> list[Any]:
+    """The steps of a pipeline, or the model alone."""
     return [step for _, step in getattr(model, "steps", ())] or [model]
